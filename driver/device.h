@@ -1,0 +1,108 @@
+#pragma once
+
+// The one public face of the driver for the layers above: an opened DEVICE argument, that is an
+// NVMe namespace reached through its controller and one I/O queue pair on one reactor. What is
+// behind it (an SSD, a file, memory) shows only in its properties. All calls are made on the
+// reactor's thread, those with Suspend& from a fiber; any number of fibers at once.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "driver/base/result.h"
+#include "driver/memory/dma_buffer.h"
+#include "driver/reactor/fiber.h"
+
+namespace blobfs::driver {
+
+class Reactor;
+class Medium;  // driver/soft/medium.h
+
+struct DeviceOptions {
+    bool read_only = false;          // the medium is opened for reading, writes fail with kReadOnly
+    std::uint32_t queue_depth = 256; // of the I/O queue pair, bounded by the controller's limit
+    std::uint32_t namespace_id = 1;
+    std::uint64_t create_size = 0;   // file: make it, or grow it, to this size in bytes; 0: do not
+    std::uint32_t lock_wait_ms = 3000;  // a file in use: how long to wait for its lock
+};
+
+struct DeviceProperties {
+    std::string name;                   // for messages: path, PCI address, "mem:..."
+    std::string model, serial, firmware;
+    std::uint64_t bytes = 0;            // capacity
+    std::uint32_t lba_bytes = 512;
+    std::uint32_t max_transfer_bytes = 0;  // MDTS; larger requests are split by the driver
+    bool volatile_write_cache = false;  // flush() is needed for durability
+    bool deallocate = false;            // deallocate() gives space back
+    bool write_zeroes = false;
+    bool read_only = false;
+};
+
+enum class WriteFlags : std::uint8_t { kNone = 0, kForceUnitAccess = 1 };
+
+// One piece of a scattered transfer. All but the first start, and all but the last end, on a
+// DmaBuffer::kPageSize boundary (NVMe PRP rules); lengths are multiples of the LBA size.
+struct DmaSegment {
+    std::byte* data;
+    std::size_t bytes;
+};
+
+class Device {
+  public:
+    // DEVICE: a PCI address (pcie:ADDR), a path (file:PATH), or mem:SIZE (design, section 2).
+    static Result<std::unique_ptr<Device>> open(Suspend& suspend, const std::string& name,
+                                                const DeviceOptions& options = {});
+    // The software controller over any medium: tests, faults.
+    static Result<std::unique_ptr<Device>> open(Suspend& suspend, std::unique_ptr<Medium> medium,
+                                                const DeviceOptions& options = {});
+    virtual ~Device() = default;
+
+    // Ends I/O in order: waits for what is in flight, shuts the controller down (CC.SHN), lets go
+    // of the lock. Called once, before destruction.
+    virtual Result<void> close(Suspend& suspend) = 0;
+
+    [[nodiscard]] virtual const DeviceProperties& properties() const = 0;
+
+    // offset and length in bytes, multiples of lba_bytes; memory is DMA memory, dword-aligned.
+    // Any length: split as the controller needs. Suspend until done.
+    virtual Result<void> read(Suspend&, std::uint64_t offset, DmaSpan into) = 0;
+    virtual Result<void> write(Suspend&, std::uint64_t offset, ConstDmaSpan from,
+                               WriteFlags flags = WriteFlags::kNone) = 0;
+    virtual Result<void> write(Suspend&, std::uint64_t offset, std::span<const DmaSegment> from,
+                               WriteFlags flags = WriteFlags::kNone) = 0;
+    // All writes completed before the call are durable when it returns.
+    virtual Result<void> flush(Suspend&) = 0;
+    // The range reads as zeroes afterwards / may read as anything and gives its space back.
+    virtual Result<void> write_zeroes(Suspend&, std::uint64_t offset, std::uint64_t bytes) = 0;
+    virtual Result<void> deallocate(Suspend&, std::uint64_t offset, std::uint64_t bytes) = 0;
+
+    // Starting several transfers from one fiber and waiting for all: the first error, if any.
+    // The object must stay until wait() returned; memory likewise. May be reused after wait().
+    class Batch {
+      public:
+        explicit Batch(Device& device) : device_(device) {}
+        ~Batch();  // CHECKs that nothing is in flight
+        void read(std::uint64_t offset, DmaSpan into);
+        void write(std::uint64_t offset, ConstDmaSpan from, WriteFlags flags = WriteFlags::kNone);
+        void write(std::uint64_t offset, std::span<const DmaSegment> from,
+                   WriteFlags flags = WriteFlags::kNone);
+        void deallocate(std::uint64_t offset, std::uint64_t bytes);
+        Result<void> wait(Suspend& suspend);
+
+      private:
+        friend class Device;
+        Device& device_;
+        std::size_t in_flight_ = 0;
+        Error first_error_{};
+        bool failed_ = false;
+        Fiber* waiter_ = nullptr;
+    };
+
+    struct Statistics {
+        std::uint64_t reads = 0, writes = 0, flushes = 0, bytes_read = 0, bytes_written = 0;
+    };
+    [[nodiscard]] virtual Statistics statistics() const = 0;
+};
+
+}  // namespace blobfs::driver

@@ -1,0 +1,103 @@
+#pragma once
+
+// The reactor: one thread that owns a queue pair, a blobstore and a filesystem, runs fibers and
+// polls. It spins while anything is in flight and for a short while after, then sleeps in poll() on
+// the pollers' descriptors, the next timer, and an eventfd that other threads write only when the
+// reactor has announced that it sleeps. Only post() may be called from another thread.
+
+#include <absl/functional/any_invocable.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "driver/base/result.h"
+#include "driver/reactor/fiber.h"
+
+namespace blobfs::driver {
+
+// Something that the reactor asks again and again: a completion queue, a channel.
+class Poller {
+  public:
+    virtual ~Poller() = default;
+    // Does what there is to do without blocking; true when there was something.
+    virtual bool poll() = 0;
+    // True while something is in flight that only poll() can notice: the reactor then spins.
+    [[nodiscard]] virtual bool needs_polling() const = 0;
+    // A descriptor that becomes readable when poll() would find work, or -1. When it has one, a
+    // poller with work in flight may let the reactor sleep by answering needs_polling() with false.
+    [[nodiscard]] virtual int wake_descriptor() const { return -1; }
+};
+
+struct ReactorOptions {
+    bool poll_always = false;                    // never sleep
+    std::uint32_t spin_us = 50;                  // go on polling that long after the last work
+    std::size_t fiber_stack_bytes = 64 * 1024;   // with a guard page below
+    std::optional<std::uint64_t> shuffle_seed;   // tests: ready fibers run in random order
+};
+
+class Reactor {
+  public:
+    explicit Reactor(const ReactorOptions& options = {});
+    ~Reactor();
+    Reactor(const Reactor&) = delete;
+    Reactor& operator=(const Reactor&) = delete;
+
+    using FiberFunction = absl::AnyInvocable<void(Suspend&)>;
+    using Function = absl::AnyInvocable<void()>;
+
+    // Starts a fiber; it runs when the reactor next looks at its ready queue (or at once, up to its
+    // first suspension, with spawn_now()). Fibers come from a pool and return to it.
+    void spawn(FiberFunction function);
+    void spawn_now(FiberFunction function);
+
+    // The poller must outlive its registration. Not from within its own poll().
+    void add_poller(Poller& poller);
+    void remove_poller(Poller& poller);
+
+    // Calls the function once, after at least that long; the handle cancels.
+    using TimerId = std::uint64_t;
+    TimerId run_after(std::uint64_t microseconds, Function function);
+    void cancel(TimerId timer);
+
+    // From any thread: the function runs on the reactor. False when the ring is full.
+    bool post(Function function);
+
+    // Polls and runs fibers until stop().
+    void run();
+    void stop();
+    // Runs the function on a fiber, and the reactor until it has returned; not within run(). For
+    // programs and tests: auto r = reactor.block_on([&](Suspend& s) { return store->close(s); });
+    template <class F>
+    auto block_on(F&& function) {
+        using R = std::invoke_result_t<F&, Suspend&>;
+        if constexpr (std::is_void_v<R>) {
+            block_on_fiber([&](Suspend& suspend) { function(suspend); });
+        } else {
+            std::optional<R> result;
+            block_on_fiber([&](Suspend& suspend) { result.emplace(function(suspend)); });
+            return std::move(*result);
+        }
+    }
+
+    [[nodiscard]] std::size_t live_fibers() const;
+    // Monotonic clock, microseconds; read once per turn of the loop.
+    [[nodiscard]] std::uint64_t now_us() const;
+
+    struct Statistics {
+        std::uint64_t turns = 0, sleeps = 0, fibers = 0;
+    };
+    [[nodiscard]] const Statistics& statistics() const;
+
+  private:
+    friend class Suspend;
+    friend class WaitQueue;
+    friend class FiberMutex;
+    friend class FiberSharedMutex;
+    void block_on_fiber(FiberFunction function);
+
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace blobfs::driver
