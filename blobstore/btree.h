@@ -1,0 +1,92 @@
+#pragma once
+
+// The copy-on-write B+tree of byte-string keys and values that holds all metadata. Reads may
+// suspend to load pages. Changes never suspend: the caller first makes the pages that a change
+// needs resident (fetch), then changes; so several changes are one atomic step to all other fibers.
+// A page of an earlier generation is copied to a new address when it is first changed; the frames
+// of the generation that a checkpoint is writing are never touched. Reactor thread.
+
+#include <absl/functional/function_ref.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "blobstore/key.h"
+#include "blobstore/page_io.h"
+#include "blobstore/page_source.h"
+
+namespace blobfs::blobstore {
+
+class PageCache;
+
+struct TreeRoot {
+    PagePointer page;          // block 0: empty
+    std::uint32_t height = 0;  // 0: empty, 1: the root is a leaf
+};
+
+class Btree {
+  public:
+    Btree(PageIo& io, PageCache& cache, PageSource& source);
+    ~Btree();
+
+    // Starts from a durable root; changes belong to generation `current`.
+    void open(const TreeRoot& root, Generation current);
+
+    // Reads. ---------------------------------------------------------------------------------
+    // Copies the value out; false when there is none. Does not suspend when the path is cached.
+    Result<bool> get(Suspend& suspend, KeyView key, std::string& value);
+    // The greatest entry with from <= key <= at; false when there is none.
+    Result<bool> floor(Suspend& suspend, KeyView from, KeyView at, std::string& key,
+                       std::string& value);
+    // Calls visit for entries with from <= key < to (to empty: no end) in order until it returns
+    // false. Sees every entry that was there for the whole of the call, once; changes by other
+    // fibers meanwhile may show or not. visit must not suspend and must not change the tree; its
+    // arguments are valid during the call only.
+    Result<void> scan(Suspend& suspend, KeyView from, KeyView to,
+                      absl::FunctionRef<bool(KeyView, ValueView)> visit);
+    // Without suspending: whether the path to the key is in memory. With lookup(): the value if it is.
+    [[nodiscard]] bool resident(KeyView key) const;
+
+    // Changes. -------------------------------------------------------------------------------
+    // Loads the path to the key. Suspends; afterwards other fibers may have run: check resident()
+    // for all keys of the change again before applying it.
+    Result<void> fetch(Suspend& suspend, KeyView key);
+    // The value of a resident key, or nothing. REQUIRES resident(key). Valid until the next change.
+    [[nodiscard]] std::optional<ValueView> peek(KeyView key) const;
+    // REQUIRES resident(key), at least max_pages_per_change() pages set aside in the source,
+    // key.size() <= kMaxKeyBytes, value.size() <= max_value_bytes().
+    void put(KeyView key, ValueView value);
+    // False when there was none. Merges with neighbours that are resident, frees empty pages.
+    bool erase(KeyView key);
+    // Pages that one put or erase takes from the source at most (copies and splits on the path).
+    [[nodiscard]] std::uint32_t max_pages_per_change() const;
+    // The largest value: a quarter of the page less the largest key and overheads, so that a page
+    // holds at least three entries.
+    [[nodiscard]] std::uint32_t max_value_bytes() const;
+
+    // Checkpoint. ----------------------------------------------------------------------------
+    struct FrozenPage {
+        BlockIndex block;
+        DmaSpan bytes;  // sealed; valid until thaw()
+    };
+    // Ends the current generation: seals its dirty pages bottom-up (checksums into the parents) and
+    // returns them and the root; changes from now on belong to `next`. Does not suspend.
+    // REQUIRES no earlier freeze without its thaw.
+    struct Frozen {
+        std::vector<FrozenPage> pages;  // ascending by address
+        TreeRoot root;
+    };
+    Frozen freeze(Generation next);
+    // The frozen pages are on the device: they are clean now (or dropped when replaced meanwhile).
+    void thaw();
+
+    [[nodiscard]] std::size_t dirty_pages() const;
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace blobfs::blobstore

@@ -1,0 +1,50 @@
+#pragma once
+
+// Reads and seals metadata pages: the one place where a page's magic, kind, address, generation,
+// filesystem and checksum are set and checked. Reactor thread.
+
+#include <array>
+#include <cstdint>
+
+#include "blobstore/format.h"
+#include "blobstore/units.h"
+#include "driver/device.h"
+
+namespace blobfs::blobstore {
+
+using driver::ConstDmaSpan;
+using driver::Device;
+using driver::DmaSpan;
+using driver::Suspend;
+
+class PageIo {
+  public:
+    struct Geometry {
+        std::array<std::uint8_t, 16> uuid{};
+        std::uint32_t page_bytes = kDefaultPageBytes;
+        std::uint64_t block_count = 0;  // of the device: addresses beyond are damage
+    };
+    PageIo(Device& device, const Geometry& geometry) : device_(device), geometry_(geometry) {}
+
+    // Reads the page that the pointer names and verifies that it is just that one: bounds, magic,
+    // kind (kLeaf and kInterior or the map's kinds are told apart by the caller's `kind`/`level`),
+    // own address, UUID, generation and checksum equal to the pointer's. kCorrupt with the page's
+    // byte offset otherwise. Suspends.
+    Result<void> read(Suspend& suspend, const PagePointer& pointer, DmaSpan into);
+
+    // Fills magic, address, UUID, generation and checksum into the header of a page about to be
+    // written, and returns the pointer to it. Does not suspend.
+    PagePointer seal(DmaSpan page, BlockIndex block, Generation generation) const;
+
+    [[nodiscard]] const Geometry& geometry() const { return geometry_; }
+    [[nodiscard]] Device& device() const { return device_; }
+    [[nodiscard]] std::uint32_t blocks_per_page() const {
+        return geometry_.page_bytes / kBlockBytes;
+    }
+
+  private:
+    Device& device_;
+    Geometry geometry_;
+};
+
+}  // namespace blobfs::blobstore

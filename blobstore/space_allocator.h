@@ -1,0 +1,118 @@
+#pragma once
+
+// Which blocks are free. The durable truth is the allocation map, a radix tree of copy-on-write
+// pages found by index: bitmaps (one bit a block, 1 = used) below MapEntry pages with the counts of
+// free blocks. Only pages that are needed are in memory; groups that were never used have none.
+//
+// Each bitmap in memory has a shadow, "busy": used, or set aside by a Reservation, or freed but not
+// yet safe to use again. A block's life:
+//     free --reserve--> busy --commit--> used --free--> pending --freeze--> quarantined --release--> free
+// * reserve sets the busy bit only, so a crash or a checkpoint in between leaks nothing;
+// * commit sets the used bit, in the same atomic step that puts the mapping into the tree;
+// * free() notes the run; the checkpoint that contains the freeing clears its used bits (freeze),
+//   and only when that checkpoint is durable may the blocks be handed out again (release): design
+//   section 5, order of writes, rules 3 and 4 in one stronger rule.
+// Reactor thread.
+
+#include <memory>
+#include <vector>
+
+#include "blobstore/page_io.h"
+#include "blobstore/page_source.h"
+
+namespace blobfs::blobstore {
+
+struct MapRoot {
+    PagePointer page;
+    std::uint32_t height = 0;
+    std::uint64_t free_blocks = 0;
+};
+
+class SpaceAllocator final : public PageSource {
+  public:
+    struct Options {
+        std::uint32_t cluster_blocks = 1;    // data is allocated in multiples of this, so aligned
+        std::uint64_t reserve_blocks = 0;    // kept for urgent requests (deleting on a full device)
+        std::size_t cached_map_pages = 1024; // clean map pages kept in memory at most
+    };
+    SpaceAllocator(PageIo& io, const Options& options);
+    ~SpaceAllocator() override;
+
+    // A map in which all is free but `used` (mkfs), or a durable one.
+    Result<void> create(Suspend& suspend, const std::vector<Run>& used, Generation current);
+    Result<void> open(Suspend& suspend, const MapRoot& root, Generation current);
+
+    // Data. ----------------------------------------------------------------------------------
+    // Blocks set aside for one owner until commit() or cancel(). Move-only; cancels on destruction.
+    class Reservation {
+      public:
+        Reservation() = default;
+        Reservation(Reservation&&) noexcept;
+        Reservation& operator=(Reservation&&) noexcept;
+        ~Reservation();
+        [[nodiscard]] const Run& run() const { return run_; }
+        explicit operator bool() const { return run_.blocks != 0; }
+
+      private:
+        friend class SpaceAllocator;
+        SpaceAllocator* owner_ = nullptr;
+        Run run_{};
+    };
+    struct Request {
+        std::uint64_t blocks = 0;   // wanted; rounded up to clusters; the answer may be shorter
+        BlockIndex near{};          // continue there if it is free, else search from there; 0: anywhere
+    };
+    // One run of 1..blocks blocks, whole clusters, cluster-aligned: at `near` if free there, else
+    // the first run that is long enough near it, else the longest found. kNoSpace when nothing but
+    // the reserve is free (the caller may checkpoint and try again when pending_blocks() > 0).
+    Result<Reservation> reserve(Suspend& suspend, const Request& request);
+    // The run is used from now on. Does not suspend.
+    void commit(Reservation reservation);
+    // A used run of data is free after the next checkpoint. Does not suspend, cannot fail.
+    void free(const Run& run);
+    // Recovery: the log says that this run became used. kCorrupt when it is not free.
+    Result<void> replay_allocate(Suspend& suspend, const Run& run);
+
+    // Pages. ---------------------------------------------------------------------------------
+    // Makes sure that take_page() can be called `pages` times more than by what is promised already
+    // (`urgent`: may use the reserve). Suspends. kNoSpace when it cannot be.
+    Result<void> reserve_pages(Suspend& suspend, std::uint32_t pages, bool urgent);
+    [[nodiscard]] std::uint32_t reserved_pages() const;
+    BlockIndex take_page() override;
+    void return_page(BlockIndex block, Generation made) override;
+
+    // Checkpoint. ----------------------------------------------------------------------------
+    // Makes resident what freeze() will need; suspends; call until ready_to_freeze(), then freeze
+    // without suspending in between.
+    Result<void> prepare_freeze(Suspend& suspend);
+    [[nodiscard]] bool ready_to_freeze() const;
+    struct FrozenPage {
+        BlockIndex block;
+        DmaSpan bytes;
+    };
+    struct Frozen {
+        std::vector<FrozenPage> pages;  // ascending; copies, valid until release()
+        MapRoot root;
+    };
+    // Clears the used bits of pending frees (they go to quarantine), gives the dirty map pages new
+    // addresses (taking pages, so call after the tree's freeze), seals copies of them.
+    Frozen freeze(Generation next);
+    // The checkpoint of the last freeze() is durable: quarantined blocks are free now.
+    void release();
+
+    [[nodiscard]] std::uint64_t free_blocks() const;       // can be handed out now, reserve included
+    [[nodiscard]] std::uint64_t pending_blocks() const;    // free after the next checkpoint(s)
+    [[nodiscard]] std::uint64_t reserve_blocks() const;
+    // Number of runs that wait for a checkpoint: grows without bound if none is made.
+    [[nodiscard]] std::size_t pending_runs() const;
+
+    // Check: whether the durable form of the map (used bits) shows the block used. Suspends.
+    Result<bool> is_used(Suspend& suspend, BlockIndex block);
+
+  private:
+    friend class Reservation;
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace blobfs::blobstore
