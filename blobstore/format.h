@@ -172,10 +172,18 @@ static_assert(sizeof(LogRun) == 16);
 struct ExtentValue {
     std::uint64_t block;   // on the device
     std::uint32_t blocks;
-    std::uint32_t flags;   // kExtentShared
+    std::uint32_t flags;   // kExtentShared, kExtentUnwritten
 };
 static_assert(sizeof(ExtentValue) == 16);
-inline constexpr std::uint32_t kExtentShared = 1;
+inline constexpr std::uint32_t kExtentShared = 1;     // counted by a kSharedRun key
+inline constexpr std::uint32_t kExtentUnwritten = 2;  // allocated ahead: reads as zeroes
+
+// Value of a key of kind kOrphan: what is still to be done with the blob.
+struct OrphanValue {
+    std::uint64_t truncate_to;  // bytes: free what lies beyond; kOrphanDelete: delete the blob
+};
+static_assert(sizeof(OrphanValue) == 8);
+inline constexpr std::uint64_t kOrphanDelete = ~std::uint64_t{0};
 
 // Head of the value of a key of kind kAttributes; the owner's opaque attribute block follows.
 struct AttributesValue {
