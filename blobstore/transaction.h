@@ -13,11 +13,9 @@
 
 namespace blobfs::blobstore {
 
-class Blobstore;
-
 class Transaction {
   public:
-    explicit Transaction(Blobstore& store);
+    Transaction();
     ~Transaction();  // not committed: nothing happened, locks and reserved blocks are given back
     Transaction(const Transaction&) = delete;
     Transaction& operator=(const Transaction&) = delete;
