@@ -23,7 +23,8 @@ class DmaBuffer {
     static constexpr std::size_t kPageSize = 4096;  // controller memory page: CC.MPS = 0
 
     DmaBuffer() = default;
-    // Zeroed memory; alignment is a power of two of at least kPageSize. kNoMemory when exhausted.
+    // Zeroed memory; alignment is a power of two from kPageSize to 1 GiB (else, or
+    // when bytes is 0, kInvalidArgument). kNoMemory when exhausted.
     static Result<DmaBuffer> allocate(std::size_t bytes, std::size_t alignment = kPageSize);
 
     DmaBuffer(DmaBuffer&& other) noexcept;

@@ -3,13 +3,16 @@
 // The reactor: one thread that owns a queue pair, a blobstore and a filesystem, runs fibers and
 // polls. It spins while anything is in flight and for a short while after, then sleeps in poll() on
 // the pollers' descriptors, the next timer, and an eventfd that other threads write only when the
-// reactor has announced that it sleeps. Only post() may be called from another thread.
+// reactor has announced that it sleeps. Only post() and notify() may be called from another thread.
 
 #include <absl/functional/any_invocable.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <type_traits>
+#include <utility>
 
 #include "driver/base/result.h"
 #include "driver/reactor/fiber.h"
@@ -20,25 +23,30 @@ namespace blobfs::driver {
 class Poller {
   public:
     virtual ~Poller() = default;
-    // Does what there is to do without blocking; true when there was something.
+    // Does what there is to do without blocking; true when there was something. Runs on the
+    // reactor's own stack: it may wake fibers and start them, but not suspend.
     virtual bool poll() = 0;
     // True while something is in flight that only poll() can notice: the reactor then spins.
     [[nodiscard]] virtual bool needs_polling() const = 0;
     // A descriptor that becomes readable when poll() would find work, or -1. When it has one, a
     // poller with work in flight may let the reactor sleep by answering needs_polling() with false.
+    // poll() makes it unreadable again, or else the reactor goes on without sleeping. A poller that
+    // is fed by another thread needs none: that thread calls Reactor::notify().
     [[nodiscard]] virtual int wake_descriptor() const { return -1; }
 };
 
 struct ReactorOptions {
-    bool poll_always = false;                    // never sleep
-    std::uint32_t spin_us = 50;                  // go on polling that long after the last work
-    std::size_t fiber_stack_bytes = 64 * 1024;   // with a guard page below
-    std::optional<std::uint64_t> shuffle_seed;   // tests: ready fibers run in random order
+    bool poll_always = false;    // never sleep
+    std::uint32_t spin_us = 50;  // go on polling that long after the last work
+    // With a guard page below; four times as much under AddressSanitizer.
+    std::size_t fiber_stack_bytes = 64 * 1024;
+    std::optional<std::uint64_t> shuffle_seed;  // tests: ready fibers run in random order
 };
 
 class Reactor {
   public:
     explicit Reactor(const ReactorOptions& options = {});
+    // No fiber is live. Timers and posted functions that were not called are dropped.
     ~Reactor();
     Reactor(const Reactor&) = delete;
     Reactor& operator=(const Reactor&) = delete;
@@ -46,24 +54,34 @@ class Reactor {
     using FiberFunction = absl::AnyInvocable<void(Suspend&)>;
     using Function = absl::AnyInvocable<void()>;
 
-    // Starts a fiber; it runs when the reactor next looks at its ready queue (or at once, up to its
-    // first suspension, with spawn_now()). Fibers come from a pool and return to it.
+    // Starts a fiber; it runs when the reactor next looks at its ready queue. Fibers come from a
+    // pool and return to it. A function object of up to two words is not allocated for.
     void spawn(FiberFunction function);
+    // Starts a fiber that runs at once, on top of the caller, up to its first suspension: then the
+    // caller goes on, be it a poller, a timer's function, or another fiber (which has not suspended
+    // meanwhile, but sees what the new fiber did). Calls may nest.
     void spawn_now(FiberFunction function);
 
-    // The poller must outlive its registration. Not from within its own poll().
+    // The poller must outlive its registration. Pollers are asked in the order of their adding.
+    // remove_poller(): not from within its own poll().
     void add_poller(Poller& poller);
     void remove_poller(Poller& poller);
 
-    // Calls the function once, after at least that long; the handle cancels.
+    // Calls the function once, after at least that long, on the reactor's own stack; the handle,
+    // which is never 0, cancels. Cancelling a timer that has expired does nothing. O(log timers).
     using TimerId = std::uint64_t;
     TimerId run_after(std::uint64_t microseconds, Function function);
     void cancel(TimerId timer);
 
-    // From any thread: the function runs on the reactor. False when the ring is full.
+    // From any thread: the function runs on the reactor's own stack. Functions posted by one thread
+    // run in their order. False, and the function is dropped, when 2,047 of them wait already.
     bool post(Function function);
+    // From any thread that has published something a poller of this reactor will find: ends the
+    // reactor's sleep. Costs a fence when it is awake.
+    void notify();
 
-    // Polls and runs fibers until stop().
+    // Polls and runs fibers until stop(), which makes run() return after the current turn, or when
+    // it was called before run(), at once. Fibers that are live stay so.
     void run();
     void stop();
     // Runs the function on a fiber, and the reactor until it has returned; not within run(). For
@@ -81,19 +99,15 @@ class Reactor {
     }
 
     [[nodiscard]] std::size_t live_fibers() const;
-    // Monotonic clock, microseconds; read once per turn of the loop.
+    // Monotonic clock, microseconds; read once per turn of the loop while the reactor runs.
     [[nodiscard]] std::uint64_t now_us() const;
 
     struct Statistics {
-        std::uint64_t turns = 0, sleeps = 0, fibers = 0;
+        std::uint64_t turns = 0, sleeps = 0, fibers = 0;  // since the construction
     };
-    [[nodiscard]] const Statistics& statistics() const;
+    [[nodiscard]] Statistics statistics() const;
 
   private:
-    friend class Suspend;
-    friend class WaitQueue;
-    friend class FiberMutex;
-    friend class FiberSharedMutex;
     void block_on_fiber(FiberFunction function);
 
     struct State;
