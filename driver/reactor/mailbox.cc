@@ -25,7 +25,11 @@ namespace blobfs::driver {
 
 namespace {
 
-constexpr unsigned kRingSize = Mailbox::kCapacity + 1;  // a ring holds one less than its size
+constexpr unsigned kFullSize = Mailbox::kCapacity + 1;  // a ring holds one less than its size
+// In the relaxed tail mode the places that a thread has emptied become free only when those that
+// were before it have finished, at most an eighth of the ring later: so this ring has places to
+// spare, and giving a slot back never fails.
+constexpr unsigned kFreeSize = 2 * kFullSize;
 constexpr unsigned kBurst = 64;
 
 }  // namespace
@@ -33,21 +37,21 @@ constexpr unsigned kBurst = 64;
 void Mailbox::RingDeleter::operator()(rte_ring* ring) const { std::free(ring); }
 
 // A ring in our own memory: rte_ring_create() would need the environment to have been started.
-Mailbox::Ring Mailbox::make_ring(unsigned flags) {
-    const ssize_t bytes = rte_ring_get_memsize(kRingSize);
+Mailbox::Ring Mailbox::make_ring(unsigned size, unsigned flags) {
+    const ssize_t bytes = rte_ring_get_memsize(size);
     CHECK(bytes > 0);
     void* memory = std::aligned_alloc(RTE_CACHE_LINE_SIZE, static_cast<std::size_t>(bytes));
     CHECK(memory != nullptr);
     auto* ring = static_cast<rte_ring*>(memory);
-    CHECK(rte_ring_init(ring, "mailbox", kRingSize, flags) == 0);
+    CHECK(rte_ring_init(ring, "mailbox", size, flags) == 0);
     return Ring(ring);
 }
 
 // The sides that many threads share are in the relaxed tail mode: a thread that loses the processor
 // in the middle of a delivery does not make the others spin until it has it back.
 Mailbox::Mailbox()
-    : full_(make_ring(RING_F_MP_RTS_ENQ | RING_F_SC_DEQ)),
-      free_(make_ring(RING_F_SP_ENQ | RING_F_MC_RTS_DEQ)),
+    : full_(make_ring(kFullSize, RING_F_MP_RTS_ENQ | RING_F_SC_DEQ)),
+      free_(make_ring(kFreeSize, RING_F_SP_ENQ | RING_F_MC_RTS_DEQ)),
       slots_(std::make_unique<Function[]>(kCapacity)) {
     for (std::size_t i = 0; i < kCapacity; ++i) {
         CHECK(rte_ring_enqueue(free_.get(), &slots_[i]) == 0);

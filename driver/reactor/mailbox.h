@@ -53,7 +53,7 @@ class Mailbox {
         void operator()(rte_ring* ring) const;
     };
     using Ring = std::unique_ptr<rte_ring, RingDeleter>;
-    static Ring make_ring(unsigned flags);
+    static Ring make_ring(unsigned size, unsigned flags);
 
     Ring full_;  // slots that hold a function, from any thread to the reactor
     Ring free_;  // slots that hold none, from the reactor to any thread

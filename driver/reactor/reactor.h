@@ -40,7 +40,7 @@ struct ReactorOptions {
     std::uint32_t spin_us = 50;  // go on polling that long after the last work
     // With a guard page below; four times as much under AddressSanitizer.
     std::size_t fiber_stack_bytes = 64 * 1024;
-    std::optional<std::uint64_t> shuffle_seed;  // tests: ready fibers run in random order
+    std::optional<std::uint64_t> shuffle_seed = {};  // tests: ready fibers run in random order
 };
 
 class Reactor {
