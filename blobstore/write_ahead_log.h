@@ -4,108 +4,105 @@
 // appends one batch at a time; the reader replays from the superblock's position until the first
 // batch that is not the expected one (checksum, UUID, epoch, number): that is the end, torn or not.
 // What a transaction's operations mean is not known here. Reactor thread.
+//
+// A batch's life:
+//     filling --sealed (full, mark(), or its turn to be written)--> sealed: it has its place and number
+//     sealed --a fiber in commit() writes it, one at a time, in order--> durable --trim()--> gone
+//     filling or sealed --trim() to a mark behind it--> gone: the checkpoint has what it says
 
 #include <absl/functional/function_ref.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <vector>
+#include <string_view>
 
-#include "blobstore/key.h"
-#include "blobstore/page_io.h"
+#include "blobstore/format.h"
+#include "blobstore/log_record.h"
+#include "driver/device.h"
 
 namespace blobfs::blobstore {
-
-// Encodes one transaction: operations in order, as bytes for the log.
-class LogRecord {
-  public:
-    LogRecord();
-    void put(KeyView key, ValueView value);
-    void erase(KeyView key);
-    void allocate(const Run& run);
-    void free(const Run& run);
-    void next_blob_id(BlobId next);
-    [[nodiscard]] bool empty() const { return operations_ == 0; }
-    [[nodiscard]] std::size_t bytes() const { return bytes_.size(); }
-    // Fills the header; the bytes are then what the log stores.
-    std::string_view finish();
-    void clear();
-
-  private:
-    std::string bytes_;
-    std::uint32_t operations_ = 0;
-};
-
-struct LogOperation {
-    LogOperationType type;
-    KeyView key;      // kPut, kErase
-    ValueView value;  // kPut
-    Run run;          // kAllocate, kFree
-    BlobId next_blob_id{};
-};
 
 struct LogPosition {
     std::uint64_t block = 0;  // within the ring
     std::uint64_t batch = 1;  // number of the batch written or expected there
 };
 
+// The largest batch that a reader accepts and a writer makes.
+inline constexpr std::uint32_t kMaxBatchBlocks = 256;
+
 class WriteAheadLog {
   public:
     struct Geometry {
         std::array<std::uint8_t, 16> uuid{};
         std::uint64_t start = 0;   // first block of the ring on the device
-        std::uint64_t blocks = 0;  // of the ring
+        std::uint64_t blocks = 0;  // of the ring, at least 16
     };
-    WriteAheadLog(Device& device, const Geometry& geometry);
+    // The device must outlive the log.
+    WriteAheadLog(driver::Device& device, const Geometry& geometry);
+    // REQUIRES that no fiber is in a call.
     ~WriteAheadLog();
 
-    // The largest transaction (LogRecord::bytes()) that append() takes.
+    // The largest transaction (LogRecord::finish().size()) that append() takes: the payload of a
+    // batch of kMaxBatchBlocks, or of a quarter of a smaller ring.
     [[nodiscard]] std::size_t max_record_bytes() const;
 
     // Writing. -------------------------------------------------------------------------------
-    // Starts a new epoch at a position; everything before it is not needed.
-    void open(std::uint64_t epoch, const LogPosition& position, Sequence last_transaction);
-    // Queues a finished record behind those before it. REQUIRES has_room(bytes). Does not suspend.
+    // Starts a new epoch at a position; everything before it is not needed. Nothing may be queued.
+    // kNoMemory when there is none for the batch buffer. Does not suspend.
+    Result<void> open(std::uint64_t epoch, const LogPosition& position, Sequence last_transaction);
+    // Queues a finished record behind those before it. REQUIRES has_room(record.size()) and
+    // record.size() <= max_record_bytes(). Does not suspend.
     Sequence append(std::string_view record);
-    // Whether the ring has room for that many more record bytes in the worst packing.
+    // Whether the ring has room for that many more record bytes, in one record or several, however
+    // batches are cut and wherever the ring's end falls. True for max_record_bytes() when the ring
+    // is empty. What is true stays true until the next append().
     [[nodiscard]] bool has_room(std::size_t record_bytes) const;
     // Writes queued records in batches, one batch in flight at a time, until the given transaction
     // is durable; fibers that come meanwhile share the next batch (group commit). Before a batch is
-    // written, data written before its records were appended is made durable (a flush when the
-    // device has a volatile cache and `data_written` was noted since the last one), and after it the
-    // batch itself. An error is permanent: every later call fails with it. Suspends.
-    Result<void> commit(Suspend& suspend, Sequence transaction);
-    // File data was written in place or to new blocks: the next commit() flushes it first.
+    // written, data noted before its records were appended is made durable (a flush when the device
+    // has a volatile cache). After an error on the device every call fails with that error whose
+    // transaction is not durable already. Suspends.
+    Result<void> commit(driver::Suspend& suspend, Sequence transaction);
+    // File data was written, to new blocks or in place (the write has completed): it is flushed
+    // before the records appended from now on are written.
     void note_data_written();
-    // Makes all data noted so far durable, with or without records. Suspends.
-    Result<void> flush_data(Suspend& suspend);
+    // Makes all data noted so far durable, with or without records. A failed flush is an error for
+    // good, as in commit(). Suspends.
+    Result<void> flush_data(driver::Suspend& suspend);
 
     [[nodiscard]] Sequence last_appended() const;
     [[nodiscard]] Sequence last_durable() const;
     // A checkpoint that contains everything up to the given transaction has become durable by itself.
     void note_durable(Sequence transaction);
+    // Whether a write or a flush has failed, and how: nothing becomes durable through the log then.
+    [[nodiscard]] Result<void> status() const;
 
-    // The checkpoint protocol: mark() ends the batch being filled and tells where the next one will
-    // start: replay from there sees exactly the transactions appended after the call. May suspend
-    // for the batch in flight? No: positions are given to batches when they are formed, and mark()
-    // forms the one being filled. trim() frees the ring before a mark that a durable superblock names.
+    // The checkpoint protocol: mark() seals the batch being filled and tells where the next one will
+    // start: replay from there sees exactly the transactions appended after the call. Does not
+    // suspend: a batch gets its place when it is sealed, not when it is written. trim() gives the
+    // ring before a mark free, when a durable superblock names the mark; marks are trimmed to in the
+    // order in which they were made. Batches before it that were never written never will be.
     LogPosition mark();
     void trim(const LogPosition& mark);
+    // Blocks of the ring that cannot be overwritten now: from the last trim on, with what is lost at
+    // the ring's end and what is queued.
     [[nodiscard]] std::uint64_t used_blocks() const;
     [[nodiscard]] std::uint64_t epoch() const;
 
     // Reading (recovery). ----------------------------------------------------------------------
-    // Calls visit for each operation of each valid transaction after the position, in order, and
-    // at_end with the transaction's number after its last operation. Answers where the log ends.
-    // A visit error ends it. kCorrupt for a batch whose checksum is right but whose content is not.
+    // Calls visit for each operation of each valid transaction after the position, in order; the
+    // operation's views are valid during the call. Answers where the log ends. A batch is checked
+    // whole before any of it is visited. A visit error ends it and is the answer; kCorrupt for a
+    // batch whose checksum is right but whose content is not, with its byte offset. Memory: one
+    // batch. Suspends.
     struct End {
         LogPosition position;
-        Sequence last_transaction;
+        Sequence last_transaction{};
         std::uint64_t batches = 0;
     };
-    using Visit = absl::FunctionRef<Result<void>(Suspend&, Sequence, const LogOperation&)>;
-    Result<End> replay(Suspend& suspend, std::uint64_t epoch, const LogPosition& from,
+    using Visit = absl::FunctionRef<Result<void>(driver::Suspend&, Sequence, const LogOperation&)>;
+    Result<End> replay(driver::Suspend& suspend, std::uint64_t epoch, const LogPosition& from,
                        Sequence last_transaction, Visit visit);
 
   private:

@@ -1,0 +1,321 @@
+#include "blobstore/write_ahead_log.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <string>
+
+#include "blobstore/log_reader.h"
+
+namespace blobfs::blobstore {
+
+using driver::ConstDmaSpan;
+using driver::Device;
+using driver::DmaBuffer;
+using driver::Suspend;
+using driver::WaitQueue;
+using driver::WriteFlags;
+
+namespace {
+
+constexpr std::uint64_t kMinRingBlocks = 16;
+
+constexpr std::uint64_t batch_blocks(std::size_t payload_bytes) {
+    return round_up(sizeof(LogBatchHeader) + payload_bytes, kBlockBytes) / kBlockBytes;
+}
+
+// A batch that waits to be written.
+struct Batch {
+    std::string payload;
+    Sequence first_transaction{};
+    std::uint32_t transactions = 0;
+    std::uint64_t data_noted = 0;  // data that must be durable before it is written
+    bool sealed = false;
+    std::uint64_t place = 0;   // sealed: where it starts, counted on without wrapping
+    std::uint64_t number = 0;  // sealed
+
+    [[nodiscard]] Sequence last_transaction() const {
+        return Sequence{value(first_transaction) + transactions - 1};
+    }
+};
+
+}  // namespace
+
+// Places in the ring are counted on and on: place p is ring block p % ring. The blocks between the
+// last place that fits and the ring's end, which no batch may cross, count as used until trimmed.
+struct WriteAheadLog::State {
+    State(Device& device_in, const Geometry& geometry_in)
+        : device(device_in),
+          geometry(geometry_in),
+          max_batch_blocks(std::min<std::uint64_t>(kMaxBatchBlocks, geometry.blocks / 4)) {
+        CHECK(geometry.blocks >= kMinRingBlocks);
+    }
+
+    [[nodiscard]] std::size_t max_payload() const {
+        return max_batch_blocks * kBlockBytes - sizeof(LogBatchHeader);
+    }
+    [[nodiscard]] Batch* filling() {
+        return queue.empty() || queue.back().sealed ? nullptr : &queue.back();
+    }
+    [[nodiscard]] const Batch* filling() const { return const_cast<State*>(this)->filling(); }
+
+    // Where a batch of that length goes when it is sealed next.
+    [[nodiscard]] std::uint64_t place_for(std::uint64_t blocks) const {
+        const std::uint64_t within = head % geometry.blocks;
+        return within + blocks <= geometry.blocks ? head : head + geometry.blocks - within;
+    }
+
+    void seal(Batch& batch) {
+        const std::uint64_t blocks = batch_blocks(batch.payload.size());
+        batch.place = place_for(blocks);
+        batch.number = next_number++;
+        batch.sealed = true;
+        head = batch.place + blocks;
+        CHECK(head - tail <= geometry.blocks);
+    }
+
+    void set_error(const Error& e) {
+        if (!error) error = e;
+    }
+
+    void fill_buffer(const Batch& batch);
+    Result<void> write_batch(Suspend& suspend, const Batch& batch);
+    void write_first(Suspend& suspend);
+    Result<void> make_data_durable(Suspend& suspend, std::uint64_t target);
+
+    Device& device;
+    const Geometry geometry;
+    const std::uint64_t max_batch_blocks;
+    DmaBuffer buffer;  // of the batch in flight
+
+    std::uint64_t epoch = 0;
+    std::uint64_t head = 0;  // place behind the last sealed batch
+    std::uint64_t tail = 0;  // place of the last trim
+    std::uint64_t next_number = 1;
+    std::deque<Batch> queue;  // sealed ones, then at most one that is being filled
+    Sequence appended{};
+    Sequence durable{};
+
+    bool writing = false;  // a batch taken off the queue, by one of the fibers in commit()
+    WaitQueue batch_written;
+    std::uint64_t data_noted = 0;    // counts note_data_written()
+    std::uint64_t data_durable = 0;  // the count up to which a flush has made it durable
+    bool flushing = false;
+    WaitQueue flushed;
+    std::optional<Error> error;
+};
+
+WriteAheadLog::WriteAheadLog(Device& device, const Geometry& geometry)
+    : state_(std::make_unique<State>(device, geometry)) {}
+
+WriteAheadLog::~WriteAheadLog() { CHECK(!state_->writing && !state_->flushing); }
+
+std::size_t WriteAheadLog::max_record_bytes() const { return state_->max_payload(); }
+
+Result<void> WriteAheadLog::open(std::uint64_t epoch, const LogPosition& position,
+                                 Sequence last_transaction) {
+    State& s = *state_;
+    CHECK(s.queue.empty() && !s.writing);
+    CHECK(position.block < s.geometry.blocks && position.batch > 0 && epoch > 0);
+    if (!s.buffer) {
+        TRY_ASSIGN(s.buffer, DmaBuffer::allocate(s.max_batch_blocks * kBlockBytes));
+    }
+    s.epoch = epoch;
+    s.head = s.tail = position.block;
+    s.next_number = position.batch;
+    s.appended = s.durable = last_transaction;
+    return {};
+}
+
+Sequence WriteAheadLog::append(std::string_view record) {
+    State& s = *state_;
+    CHECK(s.buffer);
+    CHECK(record.size() <= s.max_payload() && record.size() % 8 == 0 && has_room(record.size()));
+    Batch* batch = s.filling();
+    if (batch != nullptr && batch->payload.size() + record.size() > s.max_payload()) {
+        s.seal(*batch);
+        batch = nullptr;
+    }
+    s.appended = Sequence{value(s.appended) + 1};
+    if (batch == nullptr) {
+        batch = &s.queue.emplace_back();
+        batch->first_transaction = s.appended;
+    }
+    batch->payload.append(record);
+    ++batch->transactions;
+    batch->data_noted = s.data_noted;
+    return s.appended;
+}
+
+bool WriteAheadLog::has_room(std::size_t record_bytes) const {
+    const State& s = *state_;
+    // Two batches in a row hold more than one full payload, or else they would have been one. One
+    // more may begin because the one being filled is sealed early, one more because it is short.
+    const std::uint64_t batches = record_bytes / (s.max_payload() / 2) + 1;
+    const std::uint64_t added = batch_blocks(record_bytes) + (batches - 1) * 2;
+    const Batch* filling = s.filling();
+    const std::uint64_t wanted =
+        added + (filling == nullptr ? 0 : batch_blocks(filling->payload.size()));
+    // Where all of it fits before the ring's end nothing is lost there, however it is cut; else less
+    // than the batch that does not fit, and that once only, as all of it is shorter than the ring.
+    const std::uint64_t lost = s.head % s.geometry.blocks + wanted <= s.geometry.blocks
+                                   ? 0
+                                   : std::min(wanted, s.max_batch_blocks) - 1;
+    return s.head - s.tail + wanted + lost <= s.geometry.blocks;
+}
+
+Result<void> WriteAheadLog::commit(Suspend& suspend, Sequence transaction) {
+    State& s = *state_;
+    CHECK(transaction <= s.appended);
+    while (s.durable < transaction) {
+        if (s.error) return fail(*s.error);
+        if (s.writing) {
+            s.batch_written.wait(suspend);
+        } else {
+            s.write_first(suspend);
+        }
+    }
+    return {};
+}
+
+// Writes the first batch of the queue, and makes the fibers ready that wait for it.
+void WriteAheadLog::State::write_first(Suspend& suspend) {
+    CHECK(!queue.empty());
+    writing = true;
+    if (!queue.front().sealed) seal(queue.front());
+    const Batch batch = std::move(queue.front());
+    queue.pop_front();
+    if (auto result = write_batch(suspend, batch); result) {
+        durable = std::max(durable, batch.last_transaction());
+    } else {
+        set_error(result.error());
+    }
+    writing = false;
+    batch_written.wake_all();
+}
+
+void WriteAheadLog::State::fill_buffer(const Batch& batch) {
+    const std::size_t used = sizeof(LogBatchHeader) + batch.payload.size();
+    const std::uint64_t blocks = batch_blocks(batch.payload.size());
+    LogBatchHeader header{.magic = kLogMagic,
+                          .blocks = static_cast<std::uint32_t>(blocks),
+                          .checksum = 0,
+                          .uuid = geometry.uuid,
+                          .epoch = epoch,
+                          .batch = batch.number,
+                          .first_transaction = value(batch.first_transaction),
+                          .transactions = batch.transactions,
+                          .payload_bytes = static_cast<std::uint32_t>(batch.payload.size())};
+    std::memcpy(buffer.data(), &header, sizeof(header));
+    std::memcpy(buffer.data() + sizeof(header), batch.payload.data(), batch.payload.size());
+    std::memset(buffer.data() + used, 0, blocks * kBlockBytes - used);
+    header.checksum = XXH3_64bits(buffer.data(), used);
+    std::memcpy(buffer.data(), &header, sizeof(header));
+}
+
+Result<void> WriteAheadLog::State::write_batch(Suspend& suspend, const Batch& batch) {
+    // A mapping must not be durable before the data that it maps: the data goes first.
+    TRY(make_data_durable(suspend, batch.data_noted));
+    fill_buffer(batch);
+    const ConstDmaSpan bytes(buffer.data(), batch_blocks(batch.payload.size()) * kBlockBytes);
+    const std::uint64_t offset =
+        (geometry.start + batch.place % geometry.blocks) * std::uint64_t{kBlockBytes};
+    const auto& properties = device.properties();
+    if (!properties.volatile_write_cache) return device.write(suspend, offset, bytes);
+    if (bytes.size() <= properties.max_transfer_bytes) {
+        return device.write(suspend, offset, bytes, WriteFlags::kForceUnitAccess);
+    }
+    // FUA on each of several commands would wait for the medium several times.
+    TRY(device.write(suspend, offset, bytes));
+    const std::uint64_t covered = data_noted;
+    TRY(device.flush(suspend));
+    data_durable = std::max(data_durable, covered);
+    return {};
+}
+
+Result<void> WriteAheadLog::State::make_data_durable(Suspend& suspend, std::uint64_t target) {
+    if (!device.properties().volatile_write_cache) data_durable = std::max(data_durable, target);
+    while (data_durable < target) {
+        if (error) return fail(*error);
+        if (flushing) {  // it may have begun before our data was written: look again when it is over
+            flushed.wait(suspend);
+            continue;
+        }
+        flushing = true;
+        const std::uint64_t covered = data_noted;
+        auto result = device.flush(suspend);
+        flushing = false;
+        if (result) {
+            data_durable = std::max(data_durable, covered);
+        } else {
+            set_error(result.error());
+        }
+        flushed.wake_all();
+    }
+    return {};
+}
+
+void WriteAheadLog::note_data_written() { ++state_->data_noted; }
+
+Result<void> WriteAheadLog::flush_data(Suspend& suspend) {
+    return state_->make_data_durable(suspend, state_->data_noted);
+}
+
+Sequence WriteAheadLog::last_appended() const { return state_->appended; }
+Sequence WriteAheadLog::last_durable() const { return state_->durable; }
+std::uint64_t WriteAheadLog::epoch() const { return state_->epoch; }
+
+void WriteAheadLog::note_durable(Sequence transaction) {
+    CHECK(transaction <= state_->appended);
+    state_->durable = std::max(state_->durable, transaction);
+    state_->batch_written.wake_all();
+}
+
+Result<void> WriteAheadLog::status() const {
+    if (state_->error) return fail(*state_->error);
+    return {};
+}
+
+LogPosition WriteAheadLog::mark() {
+    State& s = *state_;
+    if (Batch* batch = s.filling()) s.seal(*batch);
+    return {.block = s.head % s.geometry.blocks, .batch = s.next_number};
+}
+
+void WriteAheadLog::trim(const LogPosition& mark) {
+    State& s = *state_;
+    const std::uint64_t ring = s.geometry.blocks;
+    CHECK(mark.block < ring && mark.batch <= s.next_number);
+    // The place of the mark: the last one before the head at that block of the ring. A full ring
+    // behind the head when as much was written since.
+    std::uint64_t behind = (s.head % ring + ring - mark.block) % ring;
+    if (behind == 0 && mark.batch != s.next_number) behind = ring;
+    CHECK(behind <= s.head - s.tail);
+    s.tail = s.head - behind;
+    // What the checkpoint made durable need not be written any more.
+    while (!s.queue.empty() && s.queue.front().sealed && s.queue.front().number < mark.batch) {
+        s.durable = std::max(s.durable, s.queue.front().last_transaction());
+        s.queue.pop_front();
+    }
+    s.batch_written.wake_all();
+}
+
+std::uint64_t WriteAheadLog::used_blocks() const {
+    const State& s = *state_;
+    const Batch* filling = s.filling();
+    if (filling == nullptr) return s.head - s.tail;
+    const std::uint64_t blocks = batch_blocks(filling->payload.size());
+    return s.place_for(blocks) + blocks - s.tail;
+}
+
+Result<WriteAheadLog::End> WriteAheadLog::replay(Suspend& suspend, std::uint64_t epoch,
+                                                 const LogPosition& from,
+                                                 Sequence last_transaction, Visit visit) {
+    LogReader reader(state_->device, state_->geometry, epoch);
+    return reader.replay(suspend, from, last_transaction, visit);
+}
+
+}  // namespace blobfs::blobstore
