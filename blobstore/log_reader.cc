@@ -1,5 +1,6 @@
 #include "blobstore/log_reader.h"
 
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <algorithm>
@@ -28,9 +29,9 @@ Result<std::string_view> LogReader::load_blocks(Suspend& suspend, std::uint64_t 
             window_blocks_ = blocks;
         }
     }
-    return std::string_view(reinterpret_cast<const char*>(window_.data()) +
-                                (block - window_block_) * kBlockBytes,
-                            blocks * kBlockBytes);
+    return std::string_view(
+        reinterpret_cast<const char*>(window_.data()) + (block - window_block_) * kBlockBytes,
+        blocks * kBlockBytes);
 }
 
 bool LogReader::is_expected(const LogBatchHeader& header, std::uint64_t block,

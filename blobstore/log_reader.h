@@ -1,7 +1,7 @@
 #pragma once
 
-// Reads the log's ring for recovery: finds the batches that are the expected ones, checks each whole
-// and visits its transactions. Takes any bytes whatever. Private to the log. Reactor thread.
+// Reads the log's ring for recovery: finds the batches that are the expected ones, checks each
+// whole and visits its transactions. Takes any bytes whatever. Private to the log. Reactor thread.
 
 #include <cstdint>
 #include <optional>

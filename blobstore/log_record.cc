@@ -6,8 +6,8 @@
 namespace blobfs::blobstore {
 namespace {
 
-constexpr std::size_t kUnit = 8;          // transactions are multiples of this
-constexpr std::size_t kMinKeyBytes = 9;   // blob id and kind
+constexpr std::size_t kUnit = 8;         // transactions are multiples of this
+constexpr std::size_t kMinKeyBytes = 9;  // blob id and kind
 constexpr std::size_t kMaxValueBytes = kMaxPageBytes;
 
 tl::unexpected<Error> damaged(const char* what) { return fail(Errc::kCorrupt, what); }

@@ -1,8 +1,8 @@
 #pragma once
 
 // One transaction as bytes of the log (FORMAT.md, "Log": transaction header, operations, padding to
-// 8 bytes): the encoder that a transaction fills, and the parser that recovery uses, which takes any
-// bytes whatever. Any thread.
+// 8 bytes): the encoder that a transaction fills, and the parser that recovery uses, which takes
+// any bytes whatever. Any thread.
 
 #include <absl/functional/function_ref.h>
 
@@ -50,9 +50,9 @@ struct LogOperation {
     BlobId next_blob_id{};
 };
 
-// Takes the first transaction off the bytes and calls visit for each operation; views point into the
-// bytes. Nothing is visited beyond the first fault. Answers the length of the transaction. kCorrupt
-// (without address) when it is not just what LogRecord makes. A visit error ends it.
+// Takes the first transaction off the bytes and calls visit for each operation; views point into
+// the bytes. Nothing is visited beyond the first fault. Answers the length of the transaction.
+// kCorrupt (without address) when it is not just what LogRecord makes. A visit error ends it.
 using OperationVisit = absl::FunctionRef<Result<void>(const LogOperation&)>;
 Result<std::size_t> parse_transaction(std::string_view bytes, OperationVisit visit);
 

@@ -1,5 +1,6 @@
 #include "blobstore/superblock.h"
 
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <algorithm>
@@ -27,7 +28,8 @@ bool power_of_two_within(std::uint32_t v, std::uint32_t least, std::uint32_t mos
     return std::has_single_bit(v) && v >= least && v <= most;
 }
 
-// Blocks from `block` to the end of a page there lie behind the log, within the filesystem, aligned.
+// Blocks from `block` to the end of a page there lie behind the log, within the filesystem,
+// aligned.
 bool is_page_address(const Superblock& s, std::uint64_t block) {
     const std::uint64_t pages = s.page_bytes / kBlockBytes;
     return block >= log_end(s) && block < s.block_count && s.block_count - block >= pages &&
@@ -108,9 +110,12 @@ const char* content_fault(const Superblock& s, unsigned slot) {
 // Which of two errors tells more about the device: lower is better.
 int rank(const Error& error) {
     switch (error.code) {
-        case Errc::kCorrupt: return 0;
-        case Errc::kWrongFormat: return 2;
-        default: return 1;
+        case Errc::kCorrupt:
+            return 0;
+        case Errc::kWrongFormat:
+            return 2;
+        default:
+            return 1;
     }
 }
 
@@ -153,7 +158,8 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, std::uint
     if (superblock.checksum != checksum_of(superblock)) {
         return fail(Errc::kCorrupt, "reading the superblock: damaged (checksum)", at);
     }
-    // Of a newer version only magic, checksum, version and the feature masks mean what they do here.
+    // Of a newer version only magic, checksum, version and the feature masks mean what they do
+    // here.
     if (superblock.version > kFormatVersion) return fail(Errc::kWrongFormat, kNewerVersion, at);
     if ((superblock.incompatible & ~kKnownIncompatible) != 0) {
         return fail(Errc::kWrongFormat, kUnknownFeature, at);
@@ -168,9 +174,10 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, std::uint
 
 Result<void> check_writable(const Superblock& superblock) {
     if ((superblock.read_only_compatible & ~kKnownReadOnlyCompatible) != 0) {
-        return fail(Errc::kReadOnly,
-                    "opening for writing: the filesystem uses a feature that this version of blobfs "
-                    "can only read");
+        return fail(
+            Errc::kReadOnly,
+            "opening for writing: the filesystem uses a feature that this version of blobfs "
+            "can only read");
     }
     return {};
 }

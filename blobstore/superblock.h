@@ -49,8 +49,8 @@ Result<void> check_writable(const Superblock& superblock);
 struct SuperblockSlots {
     std::array<Result<Superblock>, 2> slots;  // each as decode_superblock answered
 
-    // The valid superblock of the highest generation. When there is none, or a slot was written by a
-    // newer program (falling back behind it would undo what that one did): the error of the slot
+    // The valid superblock of the highest generation. When there is none, or a slot was written by
+    // a newer program (falling back behind it would undo what that one did): the error of the slot
     // that says most.
     [[nodiscard]] Result<Superblock> newest() const;
 };

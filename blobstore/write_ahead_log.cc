@@ -1,5 +1,6 @@
 #include "blobstore/write_ahead_log.h"
 
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <algorithm>
@@ -133,7 +134,7 @@ Result<void> WriteAheadLog::open(std::uint64_t epoch, const LogPosition& positio
 Sequence WriteAheadLog::append(std::string_view record) {
     State& s = *state_;
     CHECK(s.buffer);
-    CHECK(record.size() <= s.max_payload() && record.size() % 8 == 0 && has_room(record.size()));
+    CHECK(record.size() <= s.max_payload() && record.size() % 8 == 0);
     Batch* batch = s.filling();
     if (batch != nullptr && batch->payload.size() + record.size() > s.max_payload()) {
         s.seal(*batch);
@@ -147,20 +148,22 @@ Sequence WriteAheadLog::append(std::string_view record) {
     batch->payload.append(record);
     ++batch->transactions;
     batch->data_noted = s.data_noted;
+    CHECK(used_blocks() <= s.geometry.blocks);
     return s.appended;
 }
 
 bool WriteAheadLog::has_room(std::size_t record_bytes) const {
     const State& s = *state_;
-    // Two batches in a row hold more than one full payload, or else they would have been one. One
-    // more may begin because the one being filled is sealed early, one more because it is short.
+    // Two batches in a row hold more than one full payload, or else they would have been one. Each
+    // may take a block more than its share of the bytes for its header, and one for its last bytes.
     const std::uint64_t batches = record_bytes / (s.max_payload() / 2) + 1;
     const std::uint64_t added = batch_blocks(record_bytes) + (batches - 1) * 2;
     const Batch* filling = s.filling();
     const std::uint64_t wanted =
         added + (filling == nullptr ? 0 : batch_blocks(filling->payload.size()));
-    // Where all of it fits before the ring's end nothing is lost there, however it is cut; else less
-    // than the batch that does not fit, and that once only, as all of it is shorter than the ring.
+    // Where all of it fits before the ring's end nothing is lost there, however it is cut; else
+    // less than the batch that does not fit, and that once only, as all of it is shorter than the
+    // ring.
     const std::uint64_t lost = s.head % s.geometry.blocks + wanted <= s.geometry.blocks
                                    ? 0
                                    : std::min(wanted, s.max_batch_blocks) - 1;
@@ -240,7 +243,8 @@ Result<void> WriteAheadLog::State::make_data_durable(Suspend& suspend, std::uint
     if (!device.properties().volatile_write_cache) data_durable = std::max(data_durable, target);
     while (data_durable < target) {
         if (error) return fail(*error);
-        if (flushing) {  // it may have begun before our data was written: look again when it is over
+        if (flushing) {  // it may have begun before our data was written: look again when it is
+                         // over
             flushed.wait(suspend);
             continue;
         }
@@ -312,8 +316,8 @@ std::uint64_t WriteAheadLog::used_blocks() const {
 }
 
 Result<WriteAheadLog::End> WriteAheadLog::replay(Suspend& suspend, std::uint64_t epoch,
-                                                 const LogPosition& from,
-                                                 Sequence last_transaction, Visit visit) {
+                                                 const LogPosition& from, Sequence last_transaction,
+                                                 Visit visit) {
     LogReader reader(state_->device, state_->geometry, epoch);
     return reader.replay(suspend, from, last_transaction, visit);
 }

@@ -6,9 +6,9 @@
 // What a transaction's operations mean is not known here. Reactor thread.
 //
 // A batch's life:
-//     filling --sealed (full, mark(), or its turn to be written)--> sealed: it has its place and number
-//     sealed --a fiber in commit() writes it, one at a time, in order--> durable --trim()--> gone
-//     filling or sealed --trim() to a mark behind it--> gone: the checkpoint has what it says
+//     filling --sealed (full, mark(), or its turn to be written)--> sealed: it has its place and
+//     number sealed --a fiber in commit() writes it, one at a time, in order--> durable --trim()-->
+//     gone filling or sealed --trim() to a mark behind it--> gone: the checkpoint has what it says
 
 #include <absl/functional/function_ref.h>
 
@@ -54,9 +54,9 @@ class WriteAheadLog {
     // Queues a finished record behind those before it. REQUIRES has_room(record.size()) and
     // record.size() <= max_record_bytes(). Does not suspend.
     Sequence append(std::string_view record);
-    // Whether the ring has room for that many more record bytes, in one record or several, however
-    // batches are cut and wherever the ring's end falls. True for max_record_bytes() when the ring
-    // is empty. What is true stays true until the next append().
+    // Whether the ring has room for that many more record bytes, in one record or in several that
+    // are appended without suspending in between, wherever the ring's end falls. True for
+    // max_record_bytes() when the ring is empty. What is true stays true until the next append().
     [[nodiscard]] bool has_room(std::size_t record_bytes) const;
     // Writes queued records in batches, one batch in flight at a time, until the given transaction
     // is durable; fibers that come meanwhile share the next batch (group commit). Before a batch is
@@ -73,20 +73,21 @@ class WriteAheadLog {
 
     [[nodiscard]] Sequence last_appended() const;
     [[nodiscard]] Sequence last_durable() const;
-    // A checkpoint that contains everything up to the given transaction has become durable by itself.
+    // A checkpoint that contains everything up to the given transaction has become durable by
+    // itself.
     void note_durable(Sequence transaction);
     // Whether a write or a flush has failed, and how: nothing becomes durable through the log then.
     [[nodiscard]] Result<void> status() const;
 
-    // The checkpoint protocol: mark() seals the batch being filled and tells where the next one will
-    // start: replay from there sees exactly the transactions appended after the call. Does not
+    // The checkpoint protocol: mark() seals the batch being filled and tells where the next one
+    // will start: replay from there sees exactly the transactions appended after the call. Does not
     // suspend: a batch gets its place when it is sealed, not when it is written. trim() gives the
-    // ring before a mark free, when a durable superblock names the mark; marks are trimmed to in the
-    // order in which they were made. Batches before it that were never written never will be.
+    // ring before a mark free, when a durable superblock names the mark; marks are trimmed to in
+    // the order in which they were made. Batches before it that were never written never will be.
     LogPosition mark();
     void trim(const LogPosition& mark);
-    // Blocks of the ring that cannot be overwritten now: from the last trim on, with what is lost at
-    // the ring's end and what is queued.
+    // Blocks of the ring that cannot be overwritten now: from the last trim on, with what is lost
+    // at the ring's end and what is queued.
     [[nodiscard]] std::uint64_t used_blocks() const;
     [[nodiscard]] std::uint64_t epoch() const;
 
