@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <memory>
 
-struct rte_ring;
+#include "driver/reactor/message_ring.h"
 
 namespace blobfs::driver {
 
@@ -49,14 +49,8 @@ class Mailbox {
     [[nodiscard]] int descriptor() const { return event_; }
 
   private:
-    struct RingDeleter {
-        void operator()(rte_ring* ring) const;
-    };
-    using Ring = std::unique_ptr<rte_ring, RingDeleter>;
-    static Ring make_ring(unsigned size, unsigned flags);
-
-    Ring full_;  // slots that hold a function, from any thread to the reactor
-    Ring free_;  // slots that hold none, from the reactor to any thread
+    MessageRing full_;  // slots that hold a function, from any thread to the reactor
+    MessageRing free_;  // slots that hold none, from the reactor to any thread
     std::unique_ptr<Function[]> slots_;
     int event_ = -1;
     alignas(64) std::atomic<bool> asleep_{false};

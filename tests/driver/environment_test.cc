@@ -190,6 +190,9 @@ TEST(Environment, PhysicalWithoutHugepagesFailsClearly) {
 }
 
 TEST(Environment, MemoryThatTheSystemCannotGiveFails) {
+#if defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "ThreadSanitizer itself does not survive such a mapping";
+#endif
     in_child([]() -> std::string {
         spdlog::set_level(spdlog::level::off);
         const auto started = start_environment({.memory_bytes = std::size_t{1} << 50});

@@ -266,7 +266,12 @@ TEST(Reactor, NotifyMakesASleepingReactorAskItsPollers) {
     Reactor reactor(ReactorOptions{.spin_us = 1});
     reactor.add_poller(poller);
     std::thread thread([&] { reactor.run(); });
+    std::mt19937 random(1);
     for (int i = 1; i <= 2000; ++i) {
+        // For about as long as it takes the reactor to fall asleep.
+        const auto pause = std::chrono::nanoseconds(random() % 8000);
+        for (const auto from = Clock::now(); Clock::now() - from < pause;) {
+        }
         poller.published.store(i, std::memory_order_relaxed);
         reactor.notify();
         const auto start = Clock::now();
