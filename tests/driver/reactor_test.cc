@@ -298,6 +298,22 @@ TEST(Reactor, IdleReactorCostsNoProcessorTime) {
     EXPECT_LT(reactor.statistics().sleeps, 10U);
 }
 
+TEST(Reactor, WakeUpIsUsedUp) {
+    Reactor reactor;
+    reactor.block_on([&](Suspend& suspend) {
+        Fiber* fiber = &suspend.current();
+        std::thread thread([&] {
+            std::this_thread::sleep_for(10ms);
+            EXPECT_TRUE(reactor.post([fiber] { fiber->wake(); }));
+        });
+        suspend.park();
+        thread.join();
+        const auto before = reactor.statistics().sleeps;
+        suspend.sleep_us(20'000);
+        EXPECT_LE(reactor.statistics().sleeps - before, 3U);
+    });
+}
+
 TEST(Reactor, PollAlwaysNeverSleeps) {
     Reactor reactor(ReactorOptions{.poll_always = true});
     reactor.block_on([](Suspend& suspend) { suspend.sleep_us(20'000); });
