@@ -113,9 +113,24 @@ struct PageHeader {
     std::uint64_t map_index;    // map: which page of its level; tree: 0
     std::uint16_t content_start;  // tree: offset in the page of the lowest byte of entry contents
     std::uint16_t garbage_bytes;  // tree: bytes of dead entries within the contents
-    std::uint32_t reserved;
+    std::uint16_t prefix_bytes;   // tree: all keys of the page begin with the same that many bytes
+    std::uint16_t reserved;
 };
 static_assert(sizeof(PageHeader) == 64 && std::is_trivially_copyable_v<PageHeader>);
+static_assert(offsetof(PageHeader, checksum) == 8 && offsetof(PageHeader, uuid) == 32);
+static_assert(offsetof(PageHeader, content_start) == 56 && offsetof(PageHeader, reserved) == 62);
+
+// One slot of a tree page, ascending by key from byte 64. The entry in the contents: the size of the
+// value (2 bytes), the key, the value.
+struct PageSlot {
+    std::uint32_t hint;       // the key's 4 bytes after the prefix, first byte most significant
+    std::uint16_t offset;     // of the entry within the page
+    std::uint16_t key_bytes;
+};
+static_assert(sizeof(PageSlot) == 8 && std::is_trivially_copyable_v<PageSlot>);
+
+// The highest tree that a superblock may name.
+inline constexpr std::uint32_t kMaxTreeHeight = 16;
 
 // One child of a kMapIndex page. A child that was never written (block 0) is all free.
 struct MapEntry {

@@ -27,9 +27,9 @@ class PageIo {
     PageIo(Device& device, const Geometry& geometry) : device_(device), geometry_(geometry) {}
 
     // Reads the page that the pointer names and verifies that it is just that one: bounds, magic,
-    // kind (kLeaf and kInterior or the map's kinds are told apart by the caller's `kind`/`level`),
     // own address, UUID, generation and checksum equal to the pointer's. kCorrupt with the page's
-    // byte offset otherwise. Suspends.
+    // byte offset otherwise. What follows the header, and kind and level, are for the caller to
+    // check: validate_page() for the tree. Suspends.
     Result<void> read(Suspend& suspend, const PagePointer& pointer, DmaSpan into);
 
     // Fills magic, address, UUID, generation and checksum into the header of a page about to be
