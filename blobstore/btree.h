@@ -20,6 +20,7 @@
 namespace blobfs::blobstore {
 
 class PageCache;
+class PageView;
 
 struct TreeRoot {
     PagePointer page;          // block 0: empty
@@ -46,7 +47,8 @@ class Btree {
     // arguments are valid during the call only.
     Result<void> scan(Suspend& suspend, KeyView from, KeyView to,
                       absl::FunctionRef<bool(KeyView, ValueView)> visit);
-    // Without suspending: whether the path to the key is in memory. With lookup(): the value if it is.
+    // Without suspending: whether the path to the key is in memory (and undamaged). The value, if
+    // it is: peek().
     [[nodiscard]] bool resident(KeyView key) const;
 
     // Changes. -------------------------------------------------------------------------------
@@ -56,7 +58,8 @@ class Btree {
     // The value of a resident key, or nothing. REQUIRES resident(key). Valid until the next change.
     [[nodiscard]] std::optional<ValueView> peek(KeyView key) const;
     // REQUIRES resident(key), at least max_pages_per_change() pages set aside in the source,
-    // key.size() <= kMaxKeyBytes, value.size() <= max_value_bytes().
+    // 1 <= key.size() <= kMaxKeyBytes, value.size() <= max_value_bytes(); neither lies in the tree
+    // (as what peek() returns does).
     void put(KeyView key, ValueView value);
     // False when there was none. Merges with neighbours that are resident, frees empty pages.
     bool erase(KeyView key);
@@ -83,6 +86,21 @@ class Btree {
     void thaw();
 
     [[nodiscard]] std::size_t dirty_pages() const;
+
+    // Check. ---------------------------------------------------------------------------------
+    struct WalkedPage {
+        PagePointer pointer;   // of a page changed since the last freeze the checksum means nothing
+        std::uint32_t level;   // 0: a leaf
+        KeyView lower, upper;  // its keys are in lower <= key < upper; upper empty: no end
+        const PageView* page;  // valid until visit returns; nullptr when it could not be read
+        Error error;           // then
+    };
+    // Visits every page, parents before their children, children in order of keys; what lies below
+    // a page that cannot be read is left out, the rest is not. Every page given was validated and
+    // lies in its range. visit must not suspend; false ends the walk. Pages that are not in the
+    // cache are read past it. REQUIRES that nothing changes the tree meanwhile. Suspends.
+    // kNoMemory; errors of pages go to visit only.
+    Result<void> walk(Suspend& suspend, absl::FunctionRef<bool(const WalkedPage&)> visit);
 
   private:
     struct State;

@@ -1,0 +1,276 @@
+#include "blobstore/btree.h"
+
+#include <algorithm>
+
+#include "blobstore/btree_state.h"
+#include "driver/base/check.h"
+
+namespace blobfs::blobstore {
+
+const char* check_range(const PageView& page, KeyView lower, KeyView upper) {
+    constexpr const char* kOutside = "tree page: keys outside of its range";
+    const std::size_t first = page.leaf() ? 0 : 1;
+    if (first >= page.size()) return nullptr;
+    const KeyView low = page.key(first);
+    // An interior page's own first key is the parent's separator, so the next one is greater.
+    if (low < lower || (!page.leaf() && low == lower)) return kOutside;
+    if (!upper.empty() && page.key(page.size() - 1) >= upper) return kOutside;
+    return nullptr;
+}
+
+KeyView Btree::State::Descent::lower(std::uint32_t levels) const {
+    for (std::uint32_t i = levels; i-- > 0;) {
+        if (slots[i] > 0) return view(*frames[i]).key(slots[i]);
+    }
+    return {};
+}
+
+KeyView Btree::State::Descent::upper(std::uint32_t levels) const {
+    for (std::uint32_t i = levels; i-- > 0;) {
+        const PageView page = view(*frames[i]);
+        if (slots[i] + 1u < page.size()) return page.key(slots[i] + 1u);
+    }
+    return {};
+}
+
+void Btree::State::descend(KeyView key, Side side, Descent& descent) const {
+    descent.depth = 0;
+    if (height == 0) {
+        descent.end = Descent::End::kEmpty;
+        return;
+    }
+    PagePointer next = root;
+    for (std::uint32_t level = height; level-- > 0;) {
+        Frame* frame = cache.find(next.block);
+        if (frame == nullptr) {
+            descent.end = Descent::End::kMissing;
+            descent.next = next;
+            return;
+        }
+        const PageView page = view(*frame);
+        if (page.header().level != level || page.header().generation != next.generation)
+            [[unlikely]] {
+            descent.end = Descent::End::kDamaged;
+            descent.next = next;
+            return;
+        }
+        const std::uint32_t depth = descent.depth++;
+        descent.frames[depth] = frame;
+        if (level == 0) break;
+        const std::size_t slot = side == Side::kAt ? page.child_of(key) : page.child_below(key);
+        descent.slots[depth] = static_cast<std::uint16_t>(slot);
+        next = page.child(slot);
+    }
+    descent.end = Descent::End::kLeaf;
+    cache.count_hits(descent.depth);
+}
+
+Result<void> Btree::State::load_missing(Suspend& suspend, const Descent& descent) {
+    if (descent.end == Descent::End::kDamaged) {
+        return fail(Errc::kCorrupt, "tree page: used twice", descent.next.block * kBlockBytes);
+    }
+    CHECK(descent.end == Descent::End::kMissing);
+    const Key lower{descent.lower(descent.depth)};
+    const Key upper{descent.upper(descent.depth)};
+    const PageExpectation expected{.level = height - 1 - descent.depth,
+                                   .block_count = io.geometry().block_count};
+    for (std::uint32_t i = 0; i < descent.depth; ++i) cache.pin(*descent.frames[i]);
+    auto loaded = cache.load(suspend, io, descent.next, [&](ConstDmaSpan bytes) {
+        const char* damage = validate_page(bytes, expected);
+        return damage != nullptr ? damage : check_range(PageView(bytes.data()), lower, upper);
+    });
+    for (std::uint32_t i = 0; i < descent.depth; ++i) cache.unpin(*descent.frames[i]);
+    return loaded;
+}
+
+bool Btree::State::leaf_in_range(const Descent& descent) {
+    return check_range(view(descent.leaf()), descent.lower(descent.depth - 1),
+                       descent.upper(descent.depth - 1)) == nullptr;
+}
+
+Btree::Btree(PageIo& io, PageCache& cache, PageSource& source)
+    : state_(new State{.io = io, .cache = cache, .source = source}) {
+    CHECK(cache.page_bytes() == io.geometry().page_bytes);
+}
+
+Btree::~Btree() = default;
+
+void Btree::open(const TreeRoot& root, Generation current) {
+    State& state = *state_;
+    state.cache.clear();
+    state.root = root.page;
+    state.height = root.height;
+    state.current = current;
+    const bool sane = root.height <= kMaxTreeHeight &&
+                      (root.height == 0) == (root.page.block == 0) &&
+                      root.page.generation < value(current);
+    if (!sane && (root.height != 0 || root.page.block != 0)) {
+        // A root that cannot be: every access reads block 0 and is told that it is damaged.
+        state.root = {};
+        state.height = 1;
+    }
+}
+
+Result<bool> Btree::get(Suspend& suspend, KeyView key, std::string& value) {
+    for (;;) {
+        State::Descent descent;
+        state_->descend(key, State::Side::kAt, descent);
+        if (descent.end == State::Descent::End::kLeaf) [[likely]] {
+            const PageView leaf = State::view(descent.leaf());
+            const auto at = leaf.find(key);
+            if (at.found) value.assign(leaf.value(at.index));
+            return at.found;
+        }
+        if (descent.end == State::Descent::End::kEmpty) return false;
+        TRY(state_->load_missing(suspend, descent));
+    }
+}
+
+Result<bool> Btree::floor(Suspend& suspend, KeyView from, KeyView at, std::string& key,
+                          std::string& value) {
+    if (at < from) return false;
+    // First the leaf where `at` belongs; when all its keys are greater, the one before.
+    auto side = State::Side::kAt;
+    Key below;
+    for (;;) {
+        State::Descent descent;
+        state_->descend(side == State::Side::kAt ? at : below.view(), side, descent);
+        if (descent.end == State::Descent::End::kEmpty) return false;
+        if (descent.end != State::Descent::End::kLeaf) {
+            TRY(state_->load_missing(suspend, descent));
+            continue;
+        }
+        const PageView leaf = State::view(descent.leaf());
+        const auto position = leaf.find(at);
+        if (position.found || position.index > 0) {
+            const std::size_t index = position.found ? position.index : position.index - 1;
+            const KeyView found = leaf.key(index);
+            if (found < from) return false;
+            key.assign(found);
+            value.assign(leaf.value(index));
+            return true;
+        }
+        const KeyView lower = descent.lower(descent.depth - 1);
+        if (lower.empty() || lower <= from) return false;
+        below = Key(lower);
+        side = State::Side::kBelow;
+    }
+}
+
+Result<void> Btree::scan(Suspend& suspend, KeyView from, KeyView to,
+                         absl::FunctionRef<bool(KeyView, ValueView)> visit) {
+    Key next{from};
+    for (;;) {
+        State::Descent descent;
+        state_->descend(next, State::Side::kAt, descent);
+        if (descent.end == State::Descent::End::kEmpty) return {};
+        if (descent.end != State::Descent::End::kLeaf) {
+            TRY(state_->load_missing(suspend, descent));
+            continue;
+        }
+        const PageView leaf = State::view(descent.leaf());
+        const std::size_t count = leaf.size();
+        // Only the last leaf of the scan has keys that must be compared with the end.
+        const bool last = !to.empty() && leaf.key(count - 1) >= to;
+        const std::size_t end = last ? leaf.find(to).index : count;
+        for (std::size_t i = leaf.find(next).index; i < end; ++i) {
+            if (!visit(leaf.key(i), leaf.value(i))) return {};
+        }
+        if (last) return {};
+        const KeyView upper = descent.upper(descent.depth - 1);
+        if (upper.empty() || (!to.empty() && upper >= to)) return {};
+        next = Key(upper);
+    }
+}
+
+bool Btree::resident(KeyView key) const {
+    State::Descent descent;
+    state_->descend(key, State::Side::kAt, descent);
+    return descent.end == State::Descent::End::kEmpty ||
+           (descent.end == State::Descent::End::kLeaf && State::leaf_in_range(descent));
+}
+
+Result<void> Btree::fetch(Suspend& suspend, KeyView key) {
+    for (;;) {
+        State::Descent descent;
+        state_->descend(key, State::Side::kAt, descent);
+        if (descent.end == State::Descent::End::kEmpty) return {};
+        if (descent.end == State::Descent::End::kLeaf) {
+            if (State::leaf_in_range(descent)) return {};
+            return fail(Errc::kCorrupt, "tree page: keys outside of its range",
+                        descent.leaf().block * kBlockBytes);
+        }
+        TRY(state_->load_missing(suspend, descent));
+    }
+}
+
+std::optional<ValueView> Btree::peek(KeyView key) const {
+    State::Descent descent;
+    state_->descend(key, State::Side::kAt, descent);
+    if (descent.end == State::Descent::End::kEmpty) return std::nullopt;
+    CHECK(descent.end == State::Descent::End::kLeaf);
+    const PageView leaf = State::view(descent.leaf());
+    const auto at = leaf.find(key);
+    if (!at.found) return std::nullopt;
+    return leaf.value(at.index);
+}
+
+void Btree::put(KeyView key, ValueView value) {
+    CHECK(!key.empty() && key.size() <= kMaxKeyBytes && value.size() <= max_value_bytes());
+    state_->put(key, value);
+}
+
+bool Btree::erase(KeyView key) { return state_->erase(key); }
+
+std::uint32_t Btree::max_pages_per_change() const {
+    // A copy and a split of each level and a new root; one level more, as an earlier change of the
+    // same transaction may have added it.
+    return 2 * (state_->height + 1) + 1;
+}
+
+std::uint32_t Btree::max_value_bytes() const {
+    return blobstore::max_value_bytes(state_->cache.page_bytes());
+}
+
+PagePointer Btree::State::seal(Frame& frame, Frozen& frozen) {
+    Page sealed = page(frame);
+    if (!sealed.leaf()) {
+        for (std::size_t i = 0; i < sealed.size(); ++i) {
+            const PagePointer child = sealed.child(i);
+            if (child.generation != value(current)) continue;
+            Frame* below = cache.find(child.block);
+            CHECK(below != nullptr);
+            sealed.set_child(i, seal(*below, frozen));
+        }
+    }
+    const BlockIndex block{frame.block};
+    const PagePointer pointer = io.seal(cache.bytes(frame), block, current);
+    cache.freeze(frame);
+    frozen.pages.push_back({.block = block, .bytes = cache.bytes(frame)});
+    return pointer;
+}
+
+Btree::Frozen Btree::freeze(Generation next) {
+    State& state = *state_;
+    CHECK(!state.cache.any_frozen() && next > state.current);
+    Frozen frozen;
+    frozen.pages.reserve(state.cache.dirty_pages());
+    if (state.height != 0 && state.root.generation == value(state.current)) {
+        State::Frame* root = state.cache.find(state.root.block);
+        CHECK(root != nullptr);
+        state.root = state.seal(*root, frozen);
+    }
+    // Every dirty page hangs on the root by dirty pages.
+    CHECK(state.cache.dirty_pages() == 0);
+    std::sort(frozen.pages.begin(), frozen.pages.end(),
+              [](const FrozenPage& a, const FrozenPage& b) { return a.block < b.block; });
+    frozen.root = {.page = state.root, .height = state.height};
+    state.current = next;
+    return frozen;
+}
+
+void Btree::thaw() { state_->cache.thaw(); }
+
+std::size_t Btree::dirty_pages() const { return state_->cache.dirty_pages(); }
+
+}  // namespace blobfs::blobstore

@@ -1,0 +1,84 @@
+#pragma once
+
+// What the parts of the tree share: the root, and the descent from it through pages in memory.
+// Private to btree*.cc. Reactor thread.
+//
+// Nothing here keeps a page across a suspension: whoever misses a page loads it and descends again
+// from the root, as pages may have been copied, split, merged or evicted meanwhile. The path above
+// a page that is being loaded is pinned, so that the next descent gets at least that far.
+
+#include <array>
+#include <cstdint>
+
+#include "blobstore/btree.h"
+#include "blobstore/page.h"
+#include "blobstore/page_cache.h"
+
+namespace blobfs::blobstore {
+
+struct Btree::State {
+    using Frame = PageCache::Frame;
+
+    PageIo& io;
+    PageCache& cache;
+    PageSource& source;
+    PagePointer root{};
+    std::uint32_t height = 0;
+    Generation current{};
+
+    // Which leaf is wanted: the one that holds the key, or the one with the greatest keys below it.
+    enum class Side : std::uint8_t { kAt, kBelow };
+
+    // A way from the root down.
+    struct Descent {
+        enum class End : std::uint8_t {
+            kLeaf,     // frames[depth - 1] is the leaf
+            kEmpty,    // the tree has no pages
+            kMissing,  // the page that `next` names is not in memory
+            kDamaged,  // the page that `next` names is in memory, and is not what is wanted here
+        };
+        End end;
+        std::uint32_t depth;  // frames found
+        PagePointer next;
+        std::array<Frame*, kMaxTreeHeight> frames;
+        std::array<std::uint16_t, kMaxTreeHeight> slots;  // in each, the child that was followed
+
+        [[nodiscard]] Frame& leaf() const { return *frames[depth - 1]; }
+        // The bounds of the keys below the child followed last, or of the leaf. Empty: none.
+        [[nodiscard]] KeyView lower(std::uint32_t levels) const;
+        [[nodiscard]] KeyView upper(std::uint32_t levels) const;
+    };
+    void descend(KeyView key, Side side, Descent& descent) const;
+    // Loads what the descent missed. kCorrupt when it ended in damage.
+    Result<void> load_missing(Suspend& suspend, const Descent& descent);
+    // Whether the leaf's keys are within the range that its parents give it: always so unless a
+    // damaged parent shares the leaf with another, and then it must not be changed.
+    [[nodiscard]] static bool leaf_in_range(const Descent& descent);
+
+    [[nodiscard]] Page page(const Frame& frame) const { return Page(cache.bytes(frame)); }
+    [[nodiscard]] static PageView view(const Frame& frame) { return PageView(frame.data); }
+
+    // Changes (btree_change.cc).
+    void put(KeyView key, ValueView value);
+    bool erase(KeyView key);
+    void make_writable(Descent& descent);
+    Frame& make_writable(Frame& frame);
+    Frame& add_page(std::uint32_t level);
+    void insert(Descent& descent, std::uint32_t depth, std::size_t index, KeyView key,
+                ValueView value);
+    [[nodiscard]] std::size_t split_point(const Descent& descent, std::uint32_t depth,
+                                          std::size_t index, KeyView key, ValueView value) const;
+    void shrink(Descent& descent, std::uint32_t depth);
+    bool merge_with_sibling(Descent& descent, std::uint32_t depth, bool left);
+    void collapse_root();
+    void give_back(Frame& frame);
+
+    // Checkpoint.
+    PagePointer seal(Frame& frame, Frozen& frozen);
+};
+
+// What is wrong with the keys of a valid page whose parents allow lower <= key < upper (upper
+// empty: no end); nullptr when nothing is.
+const char* check_range(const PageView& page, KeyView lower, KeyView upper);
+
+}  // namespace blobfs::blobstore
