@@ -1,0 +1,56 @@
+#pragma once
+
+// How a controller is reached: its registers, its doorbells, and the addresses by which it sees
+// host memory. The host driver knows nothing else about what is behind. Used from the reactor's
+// thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace blobfs::driver::nvme {
+
+class Transport {
+  public:
+    virtual ~Transport() = default;
+
+    // Controller registers below the doorbells (driver/nvme/registers.h); offset in bytes. A read
+    // gives all ones when the controller is no longer there.
+    [[nodiscard]] virtual std::uint32_t read32(std::uint32_t offset) = 0;
+    [[nodiscard]] virtual std::uint64_t read64(std::uint32_t offset) = 0;
+    virtual void write32(std::uint32_t offset, std::uint32_t value) = 0;
+    virtual void write64(std::uint32_t offset, std::uint64_t value) = 0;
+
+    // The doorbell word at that register offset (submission_doorbell(), completion_doorbell()),
+    // for the transport's lifetime; null when the offset is beyond what is mapped. The driver
+    // stores to it with plain 32-bit volatile stores after a release fence.
+    [[nodiscard]] virtual volatile std::uint32_t* doorbell(std::uint32_t offset) = 0;
+
+    // The address by which the controller reaches that byte of DMA memory. Valid for the bytes up
+    // to the end of the memory page.
+    [[nodiscard]] std::uint64_t dma_address(const void* memory) const {
+        return identity_ ? reinterpret_cast<std::uintptr_t>(memory) : translate(memory);
+    }
+
+    // A descriptor that becomes readable when a completion may have been posted, or -1 when
+    // completions are found by polling only.
+    [[nodiscard]] virtual int wake_descriptor() const { return -1; }
+
+    // For messages: a path, a PCI address, "mem:...".
+    [[nodiscard]] virtual const std::string& name() const = 0;
+
+  protected:
+    // identity: the controller uses the process's own virtual addresses.
+    explicit Transport(bool identity) : identity_(identity) {}
+    Transport(const Transport&) = default;
+    Transport& operator=(const Transport&) = default;
+
+  private:
+    [[nodiscard]] virtual std::uint64_t translate(const void* memory) const {
+        return reinterpret_cast<std::uintptr_t>(memory);
+    }
+
+    bool identity_;
+};
+
+}  // namespace blobfs::driver::nvme
