@@ -12,6 +12,7 @@
 
 #include "driver/base/result.h"
 #include "driver/memory/dma_buffer.h"
+#include "driver/memory/dma_segment.h"
 #include "driver/reactor/fiber.h"
 
 namespace blobfs::driver {
@@ -20,33 +21,26 @@ class Reactor;
 class Medium;  // driver/soft/medium.h
 
 struct DeviceOptions {
-    bool read_only = false;          // the medium is opened for reading, writes fail with kReadOnly
-    std::uint32_t queue_depth = 256; // of the I/O queue pair, bounded by the controller's limit
+    bool read_only = false;  // the medium is opened for reading, writes fail with kReadOnly
+    std::uint32_t queue_depth = 256;  // of the I/O queue pair, bounded by the controller's limit
     std::uint32_t namespace_id = 1;
-    std::uint64_t create_size = 0;   // file: make it, or grow it, to this size in bytes; 0: do not
+    std::uint64_t create_size = 0;  // file: make it, or grow it, to this size in bytes; 0: do not
     std::uint32_t lock_wait_ms = 3000;  // a file in use: how long to wait for its lock
 };
 
 struct DeviceProperties {
-    std::string name;                   // for messages: path, PCI address, "mem:..."
+    std::string name;  // for messages: path, PCI address, "mem:..."
     std::string model, serial, firmware;
-    std::uint64_t bytes = 0;            // capacity
+    std::uint64_t bytes = 0;  // capacity
     std::uint32_t lba_bytes = 512;
     std::uint32_t max_transfer_bytes = 0;  // MDTS; larger requests are split by the driver
-    bool volatile_write_cache = false;  // flush() is needed for durability
-    bool deallocate = false;            // deallocate() gives space back
+    bool volatile_write_cache = false;     // flush() is needed for durability
+    bool deallocate = false;               // deallocate() gives space back
     bool write_zeroes = false;
     bool read_only = false;
 };
 
 enum class WriteFlags : std::uint8_t { kNone = 0, kForceUnitAccess = 1 };
-
-// One piece of a scattered transfer. All but the first start, and all but the last end, on a
-// DmaBuffer::kPageSize boundary (NVMe PRP rules); lengths are multiples of the LBA size.
-struct DmaSegment {
-    std::byte* data;
-    std::size_t bytes;
-};
 
 class Device {
   public:
@@ -92,6 +86,8 @@ class Device {
 
       private:
         friend class Device;
+        static void ended(void* batch, const Error* error, std::uint32_t result);
+
         Device& device_;
         std::size_t in_flight_ = 0;
         Error first_error_{};
@@ -103,6 +99,22 @@ class Device {
         std::uint64_t reads = 0, writes = 0, flushes = 0, bytes_read = 0, bytes_written = 0;
     };
     [[nodiscard]] virtual Statistics statistics() const = 0;
+
+  protected:
+    enum class Operation : std::uint8_t { kRead, kWrite, kFlush, kWriteZeroes, kDeallocate };
+    struct Transfer {
+        Operation operation = Operation::kRead;
+        WriteFlags flags = WriteFlags::kNone;
+        std::uint64_t offset = 0;
+        std::uint64_t bytes = 0;
+        std::span<const DmaSegment> memory = {};  // copied; what it names is not
+    };
+    // error: null when it succeeded. The result is the completion's dword 0, not used here.
+    using Ended = void (*)(void* context, const Error* error, std::uint32_t result);
+    // Starts it and returns; ended() is called later, or before start() returns.
+    virtual void start(const Transfer& transfer, Ended ended, void* context) = 0;
+    // What has been started goes out now rather than at the reactor's next turn.
+    virtual void send() = 0;
 };
 
 }  // namespace blobfs::driver

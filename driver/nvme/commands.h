@@ -126,8 +126,8 @@ enum class Feature : std::uint8_t {
 
 // Asynchronous events, completion dword 0 (figure 147 of 1.4).
 enum class AsynchronousEventType : std::uint8_t { kError = 0, kHealth = 1, kNotice = 2 };
-inline constexpr std::uint32_t kEventHealthWarnings = 0x1f;        // critical warnings, all
-inline constexpr std::uint32_t kEventNamespaceChanged = 1U << 8;   // configuration, dword 11
+inline constexpr std::uint32_t kEventHealthWarnings = 0x1f;       // critical warnings, all
+inline constexpr std::uint32_t kEventNamespaceChanged = 1U << 8;  // configuration, dword 11
 inline constexpr std::uint32_t kEventFirmwareActivation = 1U << 9;
 
 // Status codes, SCT << 8 | SC (figures 127 to 130 of 1.4). The ones that somebody here names.

@@ -73,14 +73,14 @@ Result<void> Controller::start(Suspend& suspend) {
                     "using 4096-byte memory pages with the NVMe controller (CAP.MPSMIN)");
     }
     TRY_ASSIGN(admin_page_, DmaBuffer::allocate(kPageBytes));
-    TRY_ASSIGN(admin_queue_,
-               QueuePair::create(
-                   *transport_, *this,
-                   {.queue_id = 0,
-                    .entries = std::min(kAdminEntries, capabilities_.max_queue_entries()),
-                    .doorbell_stride = capabilities_.doorbell_stride_bytes(),
-                    .timeout_us = std::uint64_t{options_.admin_timeout_ms} * 1000,
-                    .abort_grace_us = std::uint64_t{options_.abort_grace_ms} * 1000}));
+    TRY_ASSIGN(
+        admin_queue_,
+        QueuePair::create(*transport_, *this,
+                          {.queue_id = 0,
+                           .entries = std::min(kAdminEntries, capabilities_.max_queue_entries()),
+                           .doorbell_stride = capabilities_.doorbell_stride_bytes(),
+                           .timeout_us = std::uint64_t{options_.admin_timeout_ms} * 1000,
+                           .abort_grace_us = std::uint64_t{options_.abort_grace_ms} * 1000}));
     TRY(disable(suspend));
     TRY(enable(suspend));
     TRY(identify_controller(suspend));
@@ -202,8 +202,7 @@ Result<void> Controller::identify_controller(Suspend& suspend) {
     info_.version = transport_->read32(kRegisterVs);
     // MDTS is a power of two of the smallest memory page; beyond 2^20 pages it bounds nothing.
     const std::uint32_t mdts = identify_.max_data_transfer;
-    info_.max_transfer_bytes =
-        mdts == 0 || mdts > 20 ? 0 : capabilities_.min_page_bytes() << mdts;
+    info_.max_transfer_bytes = mdts == 0 || mdts > 20 ? 0 : capabilities_.min_page_bytes() << mdts;
     info_.volatile_write_cache = (identify_.volatile_write_cache & 1) != 0;
     info_.compare = (identify_.optional_commands & kOncsCompare) != 0;
     info_.deallocate = (identify_.optional_commands & kOncsDatasetManagement) != 0;
@@ -275,16 +274,16 @@ Result<void> Controller::create_queues(Suspend& suspend) {
     const std::uint32_t entries =
         std::clamp(options_.queue_depth + 1, 2U, capabilities_.max_queue_entries());
     for (std::uint16_t id = 1; id <= options_.io_queues; ++id) {
-        TRY_ASSIGN(std::unique_ptr<QueuePair> queue,
-                   QueuePair::create(*transport_, *this,
-                                     {.queue_id = id,
-                                      .entries = entries,
-                                      .doorbell_stride = capabilities_.doorbell_stride_bytes(),
-                                      .max_transfer_bytes = info_.max_transfer_bytes,
-                                      .timeout_us = std::uint64_t{options_.io_timeout_ms} * 1000,
-                                      .abort_grace_us =
-                                          std::uint64_t{options_.abort_grace_ms} * 1000,
-                                      .max_retries = options_.max_retries}));
+        TRY_ASSIGN(
+            std::unique_ptr<QueuePair> queue,
+            QueuePair::create(*transport_, *this,
+                              {.queue_id = id,
+                               .entries = entries,
+                               .doorbell_stride = capabilities_.doorbell_stride_bytes(),
+                               .max_transfer_bytes = info_.max_transfer_bytes,
+                               .timeout_us = std::uint64_t{options_.io_timeout_ms} * 1000,
+                               .abort_grace_us = std::uint64_t{options_.abort_grace_ms} * 1000,
+                               .max_retries = options_.max_retries}));
         queue->set_retry_delays(identify_.retry_delay);
         io_queues_.push_back(std::move(queue));
         TRY(create_queue_commands(suspend, *io_queues_.back()));
@@ -351,13 +350,13 @@ Result<const Namespace*> Controller::open_namespace(Suspend& suspend, std::uint3
         return fail(Errc::kTooLarge, kWhat, id);
     }
     auto space = std::make_unique<Namespace>();
-    *space = {.id = id,
-              .lba_shift = format.data_size,
-              .blocks = raw->size_blocks,
-              .boundary_bytes = std::uint64_t{raw->optimal_io_boundary} << format.data_size,
-              .write_protected = (raw->attributes & 1) != 0,
-              .write_zeroes_deallocates =
-                  (raw->deallocate_features & kDlfeatWriteZeroesDeallocate) != 0};
+    *space = {
+        .id = id,
+        .lba_shift = format.data_size,
+        .blocks = raw->size_blocks,
+        .boundary_bytes = std::uint64_t{raw->optimal_io_boundary} << format.data_size,
+        .write_protected = (raw->attributes & 1) != 0,
+        .write_zeroes_deallocates = (raw->deallocate_features & kDlfeatWriteZeroesDeallocate) != 0};
     namespaces_.push_back(std::move(space));
     return namespaces_.back().get();
 }
@@ -395,27 +394,34 @@ void Controller::event_arrived(EventSlot& slot, std::uint32_t dword0) {
     const std::uint32_t page = dword0 >> 16 & 0xff;
     if (state_ != State::kReady) return;
     // Reading the event's log page is what lets the controller report the next one of its type.
+    event_fibers_.add();
     reactor_.spawn([this, type, information, page](Suspend& suspend) {
-        if (state_ != State::kReady) return;
-        if (page == static_cast<std::uint32_t>(LogPage::kHealth)) {
-            HealthLog health{};
-            if (get_log_page(suspend, LogPage::kHealth, std::as_writable_bytes(
-                                                            std::span(&health, 1)))) {
-                spdlog::warn(
-                    "{}: health event {}: critical warning {:#x}, {} C, spare {} %, used {} %",
-                    transport_->name(), information, health.critical_warning,
-                    static_cast<int>(health.temperature_kelvin()) - 273, health.available_spare,
-                    health.percentage_used);
-            }
-            return;
-        }
-        std::vector<std::byte> contents(page == static_cast<std::uint32_t>(LogPage::kError) ? 64
-                                        : page == 4 ? 4096 : 512);
-        (void)get_log_page(suspend, static_cast<LogPage>(page), contents);
-        spdlog::warn("{}: event of type {}, information {:#x}, log page {:#x}",
-                     transport_->name(), type, information, page);
+        log_event(suspend, type, information, page);
+        event_fibers_.done();
     });
     request_event(slot);
+}
+
+void Controller::log_event(Suspend& suspend, std::uint32_t type, std::uint32_t information,
+                           std::uint32_t page) {
+    if (state_ != State::kReady) return;
+    if (page == static_cast<std::uint32_t>(LogPage::kHealth)) {
+        HealthLog health{};
+        if (get_log_page(suspend, LogPage::kHealth,
+                         std::as_writable_bytes(std::span(&health, 1)))) {
+            spdlog::warn("{}: health event {}: critical warning {:#x}, {} C, spare {} %, used {} %",
+                         transport_->name(), information, health.critical_warning,
+                         static_cast<int>(health.temperature_kelvin()) - 273,
+                         health.available_spare, health.percentage_used);
+        }
+        return;
+    }
+    const bool error_page = page == static_cast<std::uint32_t>(LogPage::kError);
+    const bool list_page = page == static_cast<std::uint32_t>(LogPage::kChangedNamespaces);
+    std::vector<std::byte> contents(error_page ? 64 : list_page ? 4096 : 512);
+    (void)get_log_page(suspend, static_cast<LogPage>(page), contents);
+    spdlog::warn("{}: event of type {}, information {:#x}, log page {:#x}", transport_->name(),
+                 type, information, page);
 }
 
 bool Controller::busy() const {
@@ -483,8 +489,7 @@ void Controller::command_timed_out(QueuePair& queue, std::uint16_t command_id, b
     admin_queue_->ring();
 }
 
-void Controller::protocol_broken(QueuePair& queue, const CompletionEntry& entry,
-                                 const char* how) {
+void Controller::protocol_broken(QueuePair& queue, const CompletionEntry& entry, const char* how) {
     if (queue.statistics().protocol_errors > 8) return;  // enough said
     spdlog::error("{}: queue {}: {} (command id {:#x}, status {:#x})", transport_->name(),
                   queue.queue_id(), how, entry.command_id, entry.status);
@@ -507,7 +512,7 @@ void Controller::recover(Suspend& suspend) {
     ++statistics_.resets;
     std::uint64_t completed = 0;
     for (const auto& queue : io_queues_) {
-        completed += queue->statistics().commands - queue->in_hardware();
+        completed += queue->statistics().completions;
     }
     // Commands that come back again and again without one ever completing are no progress.
     resets_in_a_row_ = completed == commands_at_reset_ ? resets_in_a_row_ + 1 : 1;
@@ -562,10 +567,10 @@ Result<void> Controller::close(Suspend& suspend) {
         poll(reactor_.now_us());
         suspend.yield();
     }
+    event_fibers_.wait(suspend);
     Result<void> result;
     if (state_ == State::kReady) {
-        const std::uint32_t configuration =
-            transport_->read32(kRegisterCc) & ~kCcShutdownMask;
+        const std::uint32_t configuration = transport_->read32(kRegisterCc) & ~kCcShutdownMask;
         transport_->write32(kRegisterCc, configuration | kCcShutdownNormal);
         const std::uint64_t start_us = reactor_.now_us();
         while (true) {

@@ -35,8 +35,8 @@ struct ControllerOptions {
     std::uint32_t admin_timeout_ms = 60'000;
     std::uint32_t abort_grace_ms = 5'000;
     std::uint32_t max_retries = 4;
-    std::uint32_t max_resets = 3;     // in a row without any command completing between them
-    std::uint32_t event_requests = 3; // Asynchronous Event Requests kept outstanding
+    std::uint32_t max_resets = 3;      // in a row without any command completing between them
+    std::uint32_t event_requests = 3;  // Asynchronous Event Requests kept outstanding
 };
 
 struct ControllerInfo {
@@ -113,6 +113,8 @@ class Controller final : public QueueSupervisor {
                                     const char* what);
     void request_event(EventSlot& slot);
     void event_arrived(EventSlot& slot, std::uint32_t dword0);
+    void log_event(Suspend& suspend, std::uint32_t type, std::uint32_t information,
+                   std::uint32_t page);
     void begin_reset(const char* why);
     void recover(Suspend& suspend);
     void die(const Error& error, const char* why);
@@ -137,6 +139,7 @@ class Controller final : public QueueSupervisor {
     FiberMutex admin_page_mutex_;
     std::vector<EventSlot> event_slots_;
     std::size_t events_outstanding_ = 0;
+    WaitGroup event_fibers_;
     WaitQueue recovered_;
     std::uint64_t last_check_us_ = 0;
     std::uint64_t commands_at_reset_ = 0;

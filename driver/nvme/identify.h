@@ -20,7 +20,7 @@ enum class IdentifyKind : std::uint8_t {
 struct IdentifyController {
     std::uint16_t vendor_id;
     std::uint16_t subsystem_vendor_id;
-    char serial_number[20];   // ASCII, padded with spaces
+    char serial_number[20];  // ASCII, padded with spaces
     char model_number[40];
     char firmware_revision[8];
     std::uint8_t arbitration_burst;
@@ -30,18 +30,18 @@ struct IdentifyController {
     std::uint16_t controller_id;
     std::uint32_t version;
     std::uint8_t reserved84[8];
-    std::uint32_t optional_events;    // OAES
+    std::uint32_t optional_events;  // OAES
     std::uint32_t controller_attributes;
     std::uint8_t reserved100[12];
     std::uint8_t field_replaceable_unit[16];
-    std::uint16_t retry_delay[3];     // CRDT1..3, in units of 100 ms
+    std::uint16_t retry_delay[3];  // CRDT1..3, in units of 100 ms
     std::uint8_t reserved134[122];
     std::uint16_t optional_admin_commands;  // OACS
-    std::uint8_t abort_limit;         // ACL, zero based
-    std::uint8_t event_limit;         // AERL, zero based
+    std::uint8_t abort_limit;               // ACL, zero based
+    std::uint8_t event_limit;               // AERL, zero based
     std::uint8_t firmware_updates;
     std::uint8_t log_page_attributes;
-    std::uint8_t error_log_entries;   // ELPE, zero based
+    std::uint8_t error_log_entries;  // ELPE, zero based
     std::uint8_t power_states;
     std::uint8_t reserved264[2];
     std::uint16_t warning_temperature;   // kelvin
@@ -54,11 +54,11 @@ struct IdentifyController {
     std::uint16_t optional_commands;     // ONCS
     std::uint16_t fused_operations;
     std::uint8_t format_attributes;
-    std::uint8_t volatile_write_cache;   // VWC: bit 0 present
+    std::uint8_t volatile_write_cache;  // VWC: bit 0 present
     std::uint16_t atomic_write_normal;
     std::uint16_t atomic_write_power_fail;
     std::uint8_t reserved530[6];
-    std::uint32_t sgl_support;           // SGLS
+    std::uint32_t sgl_support;  // SGLS
     std::uint8_t reserved540[228];
     char subsystem_nqn[256];
     std::uint8_t reserved1024[1024];
@@ -120,7 +120,7 @@ struct IdentifyNamespace {
     std::uint16_t optimal_io_boundary;  // NOIOB, logical blocks, 0: none
     std::uint8_t nvm_capacity[16];
     std::uint8_t reserved64[35];
-    std::uint8_t attributes;            // NSATTR: bit 0 write protected
+    std::uint8_t attributes;  // NSATTR: bit 0 write protected
     std::uint8_t reserved100[4];
     std::uint8_t guid[16];
     std::uint8_t eui64[8];

@@ -84,8 +84,8 @@ Result<std::size_t> check_segments(std::span<const DmaSegment> segments) {
 
 std::size_t first_command_bytes(const CommandLimits& limits, CommandStart start,
                                 std::size_t bytes_left) {
-    std::uint64_t bytes = std::min<std::uint64_t>(
-        bytes_left, std::uint64_t{kMaxBlocksPerCommand} * limits.lba_bytes);
+    std::uint64_t bytes =
+        std::min<std::uint64_t>(bytes_left, std::uint64_t{kMaxBlocksPerCommand} * limits.lba_bytes);
     const std::uint64_t by_prp = kMaxPrpPages * kPageBytes - start.page_offset;
     bytes = std::min(bytes, by_prp - by_prp % limits.lba_bytes);
     if (limits.max_transfer_bytes != 0) bytes = std::min(bytes, limits.max_transfer_bytes);

@@ -50,8 +50,8 @@ struct CommandLimits {
 
 // Where on the namespace and in memory a command would start.
 struct CommandStart {
-    std::uint64_t device_offset = 0;   // bytes
-    std::size_t page_offset = 0;       // of the memory, within its page
+    std::uint64_t device_offset = 0;  // bytes
+    std::size_t page_offset = 0;      // of the memory, within its page
 };
 
 // The length in bytes of the first command of a transfer with that many bytes left: as long as the

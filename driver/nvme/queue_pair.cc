@@ -21,13 +21,20 @@ constexpr std::uint64_t kMaxDatasetBlocks = 0xffffffffULL;
 
 const char* describe(Opcode opcode) {
     switch (opcode) {
-        case Opcode::kFlush: return "flushing the device";
-        case Opcode::kWrite: return "writing to the device";
-        case Opcode::kRead: return "reading from the device";
-        case Opcode::kCompare: return "comparing with the device";
-        case Opcode::kWriteZeroes: return "writing zeroes to the device";
-        case Opcode::kDatasetManagement: return "deallocating on the device";
-        case Opcode::kVerify: return "verifying the device";
+        case Opcode::kFlush:
+            return "flushing the device";
+        case Opcode::kWrite:
+            return "writing to the device";
+        case Opcode::kRead:
+            return "reading from the device";
+        case Opcode::kCompare:
+            return "comparing with the device";
+        case Opcode::kWriteZeroes:
+            return "writing zeroes to the device";
+        case Opcode::kDatasetManagement:
+            return "deallocating on the device";
+        case Opcode::kVerify:
+            return "verifying the device";
     }
     return "sending a command to the device";
 }
@@ -43,17 +50,17 @@ struct QueuePair::Request {
     Callback callback = nullptr;
     void* context = nullptr;
     Request* next = nullptr;
-    Request* parent = nullptr;   // this is a part of that one, and borrows its memory
+    Request* parent = nullptr;  // this is a part of that one, and borrows its memory
     const char* what = "";
-    DmaSegment single{};               // the memory, when it is one piece
+    DmaSegment single{};                // the memory, when it is one piece
     std::vector<DmaSegment> scattered;  // else the pieces; keeps its capacity in the pool
-    TransferRange range;         // of the memory
+    TransferRange range;                // of the memory
     DatasetRange dataset{};
     std::uint64_t device_offset = 0;
     std::uint64_t retry_at_us = 0;
     std::uint32_t parts_left = 0;  // of a split request
     std::uint32_t retries = 0;
-    Error error{};               // of a split request: the first of its parts
+    Error error{};  // of a split request: the first of its parts
     bool failed = false;
     bool raw = false;
     bool memory = false;
@@ -66,12 +73,12 @@ struct QueuePair::Request {
 };
 
 struct QueuePair::Tracker {
-    Request* request = nullptr;      // null: free
-    std::uint64_t deadline_us = 0;   // 0: the next scan sets it
-    std::uint64_t* list = nullptr;   // its DMA page
+    Request* request = nullptr;     // null: free
+    std::uint64_t deadline_us = 0;  // 0: the next scan sets it
+    std::uint64_t* list = nullptr;  // its DMA page
     std::uint64_t list_address = 0;
-    std::uint64_t order = 0;         // of issue, for resubmission
-    std::uint16_t generation = 0;    // upper bits of the command id: tells a late duplicate apart
+    std::uint64_t order = 0;       // of issue, for resubmission
+    std::uint16_t generation = 0;  // upper bits of the command id: tells a late duplicate apart
     bool aborting = false;
 };
 
@@ -172,7 +179,8 @@ void QueuePair::grow_pool() {
 }
 
 QueuePair::Request* QueuePair::take_request() {
-    if (free_requests_ == nullptr) [[unlikely]] grow_pool();
+    if (free_requests_ == nullptr) [[unlikely]]
+        grow_pool();
     Request* request = free_requests_;
     free_requests_ = request->next;
     request->next = nullptr;
@@ -393,10 +401,13 @@ bool QueuePair::poll(std::uint64_t now_us) {
     bool worked = false;
     if (active_ != 0 && !frozen_) {
         worked = reap();
-        if (!delayed_.empty()) [[unlikely]] release_delayed(now_us);
-        if (queued_.head != nullptr) [[unlikely]] issue_queued();
+        if (!delayed_.empty()) [[unlikely]]
+            release_delayed(now_us);
+        if (queued_.head != nullptr) [[unlikely]]
+            issue_queued();
         ring();
-        if (now_us - last_scan_us_ >= kScanIntervalUs) [[unlikely]] look_after_timeouts(now_us);
+        if (now_us - last_scan_us_ >= kScanIntervalUs) [[unlikely]]
+            look_after_timeouts(now_us);
     } else if (!frozen_ && (queued_.head != nullptr || !delayed_.empty())) {
         release_delayed(now_us);
         issue_queued();
@@ -465,6 +476,7 @@ void QueuePair::complete(const CompletionEntry& entry) {
         report(entry, "a submission queue head beyond the queue");
     }
     release(tracker);
+    ++statistics_.completions;
     const std::uint16_t code = status_code(entry.status);
     if (code == 0) [[likely]] {
         finish(request, nullptr, entry.dword0);
@@ -475,8 +487,7 @@ void QueuePair::complete(const CompletionEntry& entry) {
         ++request->retries;
         ++statistics_.retries;
         const std::uint32_t delay = retry_delay_index(entry.status);
-        const std::uint64_t delay_100ms =
-            delay == 0 ? 0 : options_.retry_delay_100ms[delay - 1];
+        const std::uint64_t delay_100ms = delay == 0 ? 0 : options_.retry_delay_100ms[delay - 1];
         if (delay_100ms != 0) {
             request->retry_at_us = now_us_ + delay_100ms * 100'000;
             delayed_.push_back(request);

@@ -53,7 +53,7 @@ struct IoCommand {
     bool force_unit_access = false;
     std::uint64_t offset = 0;
     std::uint64_t bytes = 0;
-    std::span<const DmaSegment> memory;
+    std::span<const DmaSegment> memory = {};
 };
 
 class QueuePair;
@@ -71,7 +71,7 @@ class QueueSupervisor {
 
 struct QueuePairOptions {
     std::uint16_t queue_id = 0;
-    std::uint32_t entries = 256;       // hardware queue: entries - 1 commands at once; 2 to 4096
+    std::uint32_t entries = 256;  // hardware queue: entries - 1 commands at once; 2 to 4096
     std::uint32_t doorbell_stride = 4;
     std::uint64_t max_transfer_bytes = 0;  // MDTS in bytes, 0: none
     std::uint64_t timeout_us = 30'000'000;
@@ -94,8 +94,7 @@ class QueuePair {
     // Starts a request; splits it as the limits need. The callback comes from a later poll(), or at
     // once when the arguments break a rule or the queue pair has failed. The doorbell is rung by
     // the next ring() or poll().
-    void submit(const Namespace& space, const IoCommand& command, Callback callback,
-                void* context);
+    void submit(const Namespace& space, const IoCommand& command, Callback callback, void* context);
     // A command as it is (admin): the command id is filled in, and the PRPs when memory is not
     // empty. Not retried, not split. what: a literal for its error.
     void submit_raw(const SubmissionEntry& command, DmaSpan memory, const char* what,
@@ -131,7 +130,8 @@ class QueuePair {
     void revive();
 
     struct Statistics {
-        std::uint64_t commands = 0, doorbells = 0, retries = 0, timeouts = 0, protocol_errors = 0;
+        std::uint64_t commands = 0, completions = 0, doorbells = 0, retries = 0, timeouts = 0,
+                      protocol_errors = 0;
         std::uint64_t splits = 0, queued = 0;
     };
     [[nodiscard]] const Statistics& statistics() const { return statistics_; }

@@ -8,15 +8,15 @@
 
 namespace blobfs::driver::nvme {
 
-inline constexpr std::uint32_t kRegisterCap = 0x00;     // Controller Capabilities, 64 bits
-inline constexpr std::uint32_t kRegisterVs = 0x08;      // Version
-inline constexpr std::uint32_t kRegisterIntms = 0x0c;   // Interrupt Mask Set
-inline constexpr std::uint32_t kRegisterIntmc = 0x10;   // Interrupt Mask Clear
-inline constexpr std::uint32_t kRegisterCc = 0x14;      // Controller Configuration
-inline constexpr std::uint32_t kRegisterCsts = 0x1c;    // Controller Status
-inline constexpr std::uint32_t kRegisterAqa = 0x24;     // Admin Queue Attributes
-inline constexpr std::uint32_t kRegisterAsq = 0x28;     // Admin Submission Queue Base, 64 bits
-inline constexpr std::uint32_t kRegisterAcq = 0x30;     // Admin Completion Queue Base, 64 bits
+inline constexpr std::uint32_t kRegisterCap = 0x00;    // Controller Capabilities, 64 bits
+inline constexpr std::uint32_t kRegisterVs = 0x08;     // Version
+inline constexpr std::uint32_t kRegisterIntms = 0x0c;  // Interrupt Mask Set
+inline constexpr std::uint32_t kRegisterIntmc = 0x10;  // Interrupt Mask Clear
+inline constexpr std::uint32_t kRegisterCc = 0x14;     // Controller Configuration
+inline constexpr std::uint32_t kRegisterCsts = 0x1c;   // Controller Status
+inline constexpr std::uint32_t kRegisterAqa = 0x24;    // Admin Queue Attributes
+inline constexpr std::uint32_t kRegisterAsq = 0x28;    // Admin Submission Queue Base, 64 bits
+inline constexpr std::uint32_t kRegisterAcq = 0x30;    // Admin Completion Queue Base, 64 bits
 inline constexpr std::uint32_t kRegisterDoorbells = 0x1000;
 
 // What a read of a register gives when the device is no longer there.

@@ -1,0 +1,103 @@
+#include "driver/device.h"
+
+#include <spdlog/spdlog.h>
+
+#include "driver/base/check.h"
+#include "driver/device_name.h"
+#include "driver/nvme_device.h"
+#include "driver/soft/file_medium.h"
+#include "driver/soft/memory_medium.h"
+#include "driver/soft/software_controller.h"
+
+namespace blobfs::driver {
+
+Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, const std::string& name,
+                                             const DeviceOptions& options) {
+    TRY_ASSIGN(const DeviceName parsed, parse_device_name(name));
+    switch (parsed.kind) {
+        case DeviceName::Kind::kPcie:
+            spdlog::error(
+                "{}: this build reaches no PCIe controllers; use a file or a block device", name);
+            return fail(Errc::kNotSupported, "opening a PCIe controller with this build");
+        case DeviceName::Kind::kMemory: {
+            TRY_ASSIGN(
+                std::unique_ptr<MemoryMedium> medium,
+                MemoryMedium::create({.bytes = parsed.bytes, .read_only = options.read_only}));
+            return open(suspend, std::move(medium), options);
+        }
+        case DeviceName::Kind::kFile:
+            break;
+    }
+    TRY_ASSIGN(std::unique_ptr<FileMedium> medium,
+               FileMedium::open(suspend, parsed.path,
+                                {.read_only = options.read_only,
+                                 .create_size = options.create_size,
+                                 .lock_wait_ms = options.lock_wait_ms}));
+    return open(suspend, std::move(medium), options);
+}
+
+Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, std::unique_ptr<Medium> medium,
+                                             const DeviceOptions& options) {
+    auto transport = std::make_unique<SoftwareTransport>(suspend.reactor(), std::move(medium));
+    return NvmeDevice::open(suspend, std::move(transport), options);
+}
+
+Device::Batch::~Batch() { CHECK(in_flight_ == 0); }
+
+void Device::Batch::ended(void* context, const Error* error, std::uint32_t) {
+    auto* batch = static_cast<Batch*>(context);
+    if (error != nullptr && !batch->failed_) {
+        batch->failed_ = true;
+        batch->first_error_ = *error;
+    }
+    if (--batch->in_flight_ == 0 && batch->waiter_ != nullptr) batch->waiter_->wake();
+}
+
+void Device::Batch::read(std::uint64_t offset, DmaSpan into) {
+    ++in_flight_;
+    const DmaSegment segment{.data = into.data(), .bytes = into.size()};
+    device_.start({.operation = Operation::kRead,
+                   .offset = offset,
+                   .bytes = into.size(),
+                   .memory = {&segment, 1}},
+                  ended, this);
+}
+
+void Device::Batch::write(std::uint64_t offset, ConstDmaSpan from, WriteFlags flags) {
+    const DmaSegment segment{.data = const_cast<std::byte*>(from.data()), .bytes = from.size()};
+    write(offset, std::span(&segment, 1), flags);
+}
+
+void Device::Batch::write(std::uint64_t offset, std::span<const DmaSegment> from,
+                          WriteFlags flags) {
+    ++in_flight_;
+    std::uint64_t bytes = 0;
+    for (const DmaSegment& segment : from) bytes += segment.bytes;
+    device_.start({.operation = Operation::kWrite,
+                   .flags = flags,
+                   .offset = offset,
+                   .bytes = bytes,
+                   .memory = from},
+                  ended, this);
+}
+
+void Device::Batch::deallocate(std::uint64_t offset, std::uint64_t bytes) {
+    ++in_flight_;
+    device_.start({.operation = Operation::kDeallocate, .offset = offset, .bytes = bytes}, ended,
+                  this);
+}
+
+Result<void> Device::Batch::wait(Suspend& suspend) {
+    if (in_flight_ != 0) {
+        device_.send();
+        waiter_ = &suspend.current();
+        while (in_flight_ != 0) suspend.park();
+        waiter_ = nullptr;
+    }
+    const bool failed = failed_;
+    failed_ = false;
+    if (failed) return fail(first_error_);
+    return {};
+}
+
+}  // namespace blobfs::driver

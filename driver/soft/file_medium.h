@@ -1,0 +1,83 @@
+#pragma once
+
+// A medium in a file or a block device, by io_uring. Direct I/O where the file has it and the
+// memory is aligned for it, through the page cache otherwise. FLUSH is fdatasync, FUA a write with
+// RWF_DSYNC, deallocate punches a hole. Holds an OFD lock for as long as it lives, exclusive for
+// writing, shared for reading; block devices are opened with O_EXCL too, so that the kernel refuses
+// one that is mounted. Where io_uring is not to be had, system calls that block take its place.
+
+#include <liburing.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "driver/base/result.h"
+#include "driver/reactor/fiber.h"
+#include "driver/soft/medium.h"
+
+namespace blobfs::driver {
+
+struct FileMediumOptions {
+    bool read_only = false;
+    std::uint64_t create_size = 0;  // bytes; makes the file, or grows it; 0: neither
+    std::uint32_t lock_wait_ms = 3000;
+    std::uint32_t lba_bytes = 0;  // 512 or 4096; 0: what direct I/O needs, else 512
+    bool direct = true;           // use O_DIRECT where possible
+    bool io_uring = true;         // false: blocking system calls (tests, fallback)
+};
+
+class FileMedium final : public Medium {
+  public:
+    // Suspends while the file is in use by another process, for lock_wait_ms; then kBusy.
+    // kInvalidArgument for what is neither a file nor a block device, or too small.
+    static Result<std::unique_ptr<FileMedium>> open(Suspend& suspend, const std::string& path,
+                                                    const FileMediumOptions& options);
+    // Waits for what is in flight, lets go of the lock.
+    ~FileMedium() override;
+
+    [[nodiscard]] const MediumProperties& properties() const override { return properties_; }
+    void start(MediumOperation& operation) override;
+    void submit() override;
+    bool poll() override;
+    [[nodiscard]] std::size_t in_flight() const override { return in_flight_; }
+    [[nodiscard]] int wake_descriptor() const override { return ring_ready_ ? ring_.ring_fd : -1; }
+
+    [[nodiscard]] bool direct() const { return direct_descriptor_ >= 0; }
+
+  private:
+    explicit FileMedium(const FileMediumOptions& options) : options_(options) {}
+    Result<void> open_file(Suspend& suspend, const std::string& path);
+    Result<void> lock(Suspend& suspend);
+    Result<void> measure();
+    void open_direct();
+    void start_ring();
+    void prepare(MediumOperation& operation);
+    bool queue(MediumOperation& operation);
+    void ended(MediumOperation& operation, int result);
+    void finish(MediumOperation& operation, MediumStatus status);
+    void run_blocking(MediumOperation& operation);
+    [[nodiscard]] int descriptor_for(const MediumOperation& operation) const;
+    [[nodiscard]] MediumStatus status_for(const MediumOperation& operation, int error);
+
+    FileMediumOptions options_;
+    MediumProperties properties_;
+    int descriptor_ = -1;         // through the page cache; holds the lock
+    int direct_descriptor_ = -1;  // O_DIRECT, or -1
+    std::uint32_t memory_align_ = 512;
+    std::uint32_t offset_align_ = 512;
+    bool block_device_ = false;
+    bool punch_hole_ = true;  // until the file system says no
+    bool zero_range_ = true;
+    bool warned_ = false;
+    io_uring ring_{};
+    bool ring_ready_ = false;
+    unsigned prepared_ = 0;  // in the submission ring, not yet submitted
+    std::size_t in_flight_ = 0;
+    MediumOperation* backlog_head_ = nullptr;  // the submission ring was full
+    MediumOperation* backlog_tail_ = nullptr;
+    std::vector<std::byte> zeroes_;
+};
+
+}  // namespace blobfs::driver
