@@ -1,0 +1,45 @@
+"""What every test in the guest needs: the machine's package, the build directory, a way to skip."""
+
+import os
+import sys
+import unittest
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from guest_machine import Unavailable, initramfs, kernel, machine  # noqa: E402
+
+BUILD = Path(os.environ.get("BLOBFS_BUILD", ROOT / "build" / "dev"))
+EXIT_SKIP = 77
+
+
+def program(relative):
+    """(host path, guest path) of a program of the build directory, to go along."""
+    path = BUILD / relative
+    if not path.exists():
+        raise Unavailable(f"{relative} has not been built in {BUILD}")
+    return path, f"/files/{path.name}"
+
+
+class GuestCase(unittest.TestCase):
+    """A case that runs commands in self.guest."""
+
+    guest = None
+
+    def run_in_guest(self, script, timeout_s=120):
+        """The output of a script that must succeed."""
+        status, output = self.guest.run(script, timeout_s)
+        self.assertEqual(status, 0, f"{script}\n{output}\n{self.guest.console()[-1500:]}")
+        return output
+
+
+def main():
+    """Runs the cases of the calling file. Skips, saying why, where there can be no guest."""
+    try:
+        machine.require()
+        unittest.main(verbosity=2)
+    except Unavailable as error:
+        print(f"skipped: {error}")
+        sys.exit(EXIT_SKIP)
