@@ -40,14 +40,15 @@ enum InodeFlags : std::uint32_t {
 };
 inline constexpr std::uint32_t kKnownInodeFlags = kInodeHasXattrs | kInodeTemporary;
 
-// FORMAT.md, "The attribute block". A short symlink target follows directly.
+// FORMAT.md, "The attribute block". A symlink target of at most kMaxInlineTargetBytes follows
+// directly.
 struct InodeBlock {
     std::uint32_t magic;
     std::uint8_t version;
     std::uint8_t reserved0;
-    std::uint16_t inline_target_bytes;  // symlinks: bytes of the target that follow; 0 otherwise
-    std::uint32_t mode;                 // S_IFMT and permission bits
-    std::uint32_t flags;                // InodeFlags
+    std::uint16_t target_bytes;  // symlinks: length of the target; 0 otherwise
+    std::uint32_t mode;          // S_IFMT and permission bits
+    std::uint32_t flags;         // InodeFlags
     std::uint32_t uid;
     std::uint32_t gid;
     std::uint32_t nlink;
@@ -70,8 +71,10 @@ static_assert(sizeof(InodeBlock) == 120 && std::is_trivially_copyable_v<InodeBlo
 static_assert(offsetof(InodeBlock, mode) == 8 && offsetof(InodeBlock, rdev) == 32);
 static_assert(offsetof(InodeBlock, atime_seconds) == 40 && offsetof(InodeBlock, parent) == 88);
 
-// Targets up to this size lie in the attribute block, longer ones in the blob's data.
+// Targets up to this size lie in the attribute block, longer ones in records of the blob:
+// FORMAT.md, "Symbolic links".
 inline constexpr std::uint32_t kMaxInlineTargetBytes = 512 - sizeof(InodeBlock);
+inline constexpr std::uint32_t kTargetRecordBytes = 512;
 
 // FORMAT.md, "Directory records". The key is 8 bytes big-endian: the hash of the name in the upper
 // bits, a number that tells names of equal hash apart in the lowest 8.
