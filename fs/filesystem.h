@@ -101,7 +101,7 @@ struct FilesystemStatus {
     std::uint32_t name_max = kMaxNameBytes;
 };
 
-// Nanoseconds since 1970 by default; tests put their own clock here.
+// The time of changes; tests put their own clock here.
 using Clock = absl::AnyInvocable<Timestamp()>;
 
 struct MakeOptions {
@@ -111,11 +111,13 @@ struct MakeOptions {
 };
 
 struct OpenOptions {
-    blobstore::OpenOptions store;
+    // The times that are kept lazily are in the store after write_back_ms, and in the log another
+    // commit_interval_ms later: together less than the second that the contract names.
+    blobstore::OpenOptions store{.commit_interval_ms = 500};
     AtimePolicy atime = AtimePolicy::kRelative;
     std::size_t max_cached_inodes = 64 * 1024;  // clean attributes beyond that are dropped
-    std::uint32_t write_back_ms = 1000;  // lazily kept times go to the store at least so often
-    Clock clock;                         // empty: CLOCK_REALTIME
+    std::uint32_t write_back_ms = 400;          // lazily kept times go to the store after so long
+    Clock clock;  // empty: CLOCK_REALTIME_COARSE, as the kernel's own times
 };
 
 class Filesystem {

@@ -1,0 +1,263 @@
+// Reading and writing files, fsync, fallocate, holes, copying ranges.
+//
+// Reads and writes of one file run at the same time under its shared lock (the store locks the
+// ranges that they touch); truncation, allocation and everything that writes attributes wait for
+// them under the exclusive one. So an attribute block is never written by two at a time.
+
+#include <linux/falloc.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "fs/filesystem_state.h"
+#include "fs/privileges.h"
+
+namespace blobfs::fs {
+
+namespace {
+
+constexpr std::size_t kCopyBufferBytes = std::size_t{1} << 20;
+
+Result<void> check_regular(const Inode& inode) {
+    if (is_directory(inode.block)) {
+        return fail(Errc::kIsDirectory, "using the data of a directory", value(inode.number));
+    }
+    if (!is_regular(inode.block)) {
+        return fail(Errc::kInvalidArgument, "using the data of a special file",
+                    value(inode.number));
+    }
+    return {};
+}
+
+Result<void> write_once(Suspend& suspend, Filesystem::State& state, Inode& inode,
+                        std::uint64_t offset, ConstDmaSpan from) {
+    blobstore::Transaction transaction;
+    TRY(state.store->write(suspend, to_blob(inode.number), offset, from, transaction));
+    const auto committed = state.store->commit(suspend, transaction);
+    inode.invalidate_space();
+    TRY(committed);
+    return {};
+}
+
+// As much as there is space for: all of it, or a part that is halved until it fits.
+Result<std::size_t> write_fitting(Suspend& suspend, Filesystem::State& state, Inode& inode,
+                                  std::uint64_t offset, ConstDmaSpan from) {
+    std::size_t done = 0;
+    std::size_t step = from.size();
+    while (done < from.size()) {
+        step = std::min(step, from.size() - done);
+        const auto written =
+            write_once(suspend, state, inode, offset + done, from.subspan(done, step));
+        if (written) {
+            done += step;
+            continue;
+        }
+        const bool full = written.error().code == Errc::kNoSpace;
+        if (full && step > blobstore::kBlockBytes && !state.reaper.busy()) {
+            step = static_cast<std::size_t>(blobstore::round_up(step / 2, blobstore::kBlockBytes));
+            continue;
+        }
+        if (full && done != 0) {
+            break;
+        }
+        return fail(written.error());
+    }
+    return done;
+}
+
+Result<void> drop_privileges(Suspend& suspend, Filesystem::State& state, InodeNumber number) {
+    TRY_ASSIGN(const LockedInode inode, state.table.lock_exclusive(suspend, number));
+    TRY_ASSIGN(const bool any, has_privileges(suspend, *state.store, *inode));
+    if (!any) {
+        return {};
+    }
+    InodeChanges changes(*state.store, state.table);
+    InodeBlock& block = changes.edit(*inode);
+    TRY(kill_privileges(suspend, *state.store, *inode, block, changes.transaction()));
+    set_ctime(block, state.now());
+    return changes.commit(suspend);
+}
+
+Result<std::size_t> write_file(Suspend& suspend, Filesystem::State& state, InodeNumber number,
+                               std::uint64_t offset, ConstDmaSpan from,
+                               const WriteOptions& options) {
+    TRY(state.require_writable());
+    if (options.kill_privileges && !from.empty()) {
+        // Before the data: at no time, crash or not, do new content and old privileges meet.
+        TRY(drop_privileges(suspend, state, number));
+    }
+    TRY_ASSIGN(const LockedInode inode, state.table.lock_shared(suspend, number));
+    TRY(check_regular(*inode));
+    if (offset > kMaxFileBytes || from.size() > kMaxFileBytes - offset) {
+        return fail(Errc::kTooLarge, "writing beyond the largest file", value(number));
+    }
+    if (from.empty()) {
+        return 0;
+    }
+    TRY_ASSIGN(const std::size_t done, write_fitting(suspend, state, *inode, offset, from));
+    if (!options.from_cache) {
+        state.note_modification(*inode);
+    }
+    return done;
+}
+
+}  // namespace
+
+Result<std::size_t> Filesystem::read(Suspend& suspend, InodeNumber number, std::uint64_t offset,
+                                     DmaSpan into) {
+    TRY_ASSIGN(const LockedInode inode, state_->table.lock_shared(suspend, number));
+    TRY(check_regular(*inode));
+    if (into.empty() || offset > kMaxFileBytes) {
+        return 0;
+    }
+    TRY_ASSIGN(const std::size_t bytes,
+               state_->store->read(suspend, to_blob(number), offset, into));
+    state_->note_access(*inode);
+    return bytes;
+}
+
+Result<std::size_t> Filesystem::write(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
+                                      ConstDmaSpan from, const WriteOptions& options) {
+    TRY_ASSIGN(const std::size_t done, state_->with_space(suspend, [&] {
+        return write_file(suspend, *state_, inode, offset, from, options);
+    }));
+    if (options.durable) {
+        TRY(fsync(suspend, inode, false));
+    }
+    return done;
+}
+
+Result<void> Filesystem::fsync(Suspend& suspend, InodeNumber inode, bool datasync) {
+    if (state_->options.store.read_only) {
+        return {};
+    }
+    if (!datasync) {
+        TRY(state_->lazy_times.write(suspend, inode));
+    }
+    return state_->store->sync(suspend);
+}
+
+Result<void> Filesystem::fallocate(Suspend& suspend, InodeNumber number, std::uint32_t mode,
+                                   std::uint64_t offset, std::uint64_t bytes) {
+    const bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
+    const std::uint32_t action = mode & ~std::uint32_t{FALLOC_FL_KEEP_SIZE};
+    const bool punch = action == FALLOC_FL_PUNCH_HOLE;
+    const bool zero = action == FALLOC_FL_ZERO_RANGE;
+    if ((action != 0 && !punch && !zero) || (punch && !keep_size)) {
+        return fail(Errc::kNotSupported, "allocating in this mode", value(number));
+    }
+    if (bytes == 0) {
+        return fail(Errc::kInvalidArgument, "allocating no bytes", value(number));
+    }
+    if (offset > kMaxFileBytes || bytes > kMaxFileBytes - offset) {
+        return fail(Errc::kTooLarge, "allocating beyond the largest file", value(number));
+    }
+    return state_->with_space(suspend, [&]() -> Result<void> {
+        TRY(state_->require_writable());
+        TRY_ASSIGN(const LockedInode inode, state_->table.lock_exclusive(suspend, number));
+        TRY(check_regular(*inode));
+        blobstore::Blobstore& store = *state_->store;
+        const auto blob = to_blob(number);
+        inode->invalidate_space();
+        if (punch || zero) {
+            InodeChanges changes(store, state_->table);
+            TRY(store.deallocate(suspend, blob, offset, bytes, changes.transaction()));
+            set_modified(changes.edit(*inode), state_->now());
+            if (punch) {
+                changes.transaction().set_urgent();
+            }
+            const auto committed = changes.commit(suspend);
+            inode->invalidate_space();
+            TRY(committed);
+        }
+        if (punch) {
+            return {};
+        }
+        TRY(state_->table.load_space(suspend, *inode));
+        InodeChanges changes(store, state_->table);
+        TRY(store.preallocate(suspend, blob, offset, bytes, changes.transaction()));
+        if (!keep_size && offset + bytes > inode->size) {
+            TRY(store.truncate(suspend, blob, offset + bytes, changes.transaction()));
+        }
+        set_modified(changes.edit(*inode), state_->now());
+        const auto committed = changes.commit(suspend);
+        inode->invalidate_space();
+        return committed;
+    });
+}
+
+Result<std::uint64_t> Filesystem::seek(Suspend& suspend, InodeNumber number, std::uint64_t offset,
+                                       SeekFor what) {
+    TRY_ASSIGN(const LockedInode inode, state_->table.lock_shared(suspend, number));
+    TRY(check_regular(*inode));
+    TRY(state_->table.load_space(suspend, *inode));
+    const std::uint64_t size = inode->size;
+    const auto beyond = [&] {
+        return tl::unexpected<Error>(Error{.code = Errc::kSystem,
+                                           .sys_errno = ENXIO,
+                                           .address = value(number),
+                                           .what = "seeking beyond the last data"});
+    };
+    if (offset >= size) {
+        return beyond();
+    }
+    if (what == SeekFor::kHole) {
+        TRY_ASSIGN(const std::uint64_t hole,
+                   state_->store->next_hole(suspend, to_blob(number), offset));
+        return std::min(hole, size);
+    }
+    TRY_ASSIGN(const std::uint64_t data,
+               state_->store->next_data(suspend, to_blob(number), offset));
+    if (data >= size) {
+        return beyond();
+    }
+    return data;
+}
+
+Result<std::size_t> Filesystem::copy_file_range(Suspend& suspend, InodeNumber from,
+                                                std::uint64_t from_offset, InodeNumber to,
+                                                std::uint64_t to_offset, std::uint64_t bytes) {
+    bytes = std::min(bytes, kMaxCopyBytes);
+    if (from_offset > kMaxFileBytes || to_offset > kMaxFileBytes ||
+        bytes > kMaxFileBytes - to_offset) {
+        return fail(Errc::kTooLarge, "copying beyond the largest file", value(to));
+    }
+    const bool overlap =
+        from == to && from_offset < to_offset + bytes && to_offset < from_offset + bytes;
+    if (overlap) {
+        return fail(Errc::kInvalidArgument, "copying a range onto itself", value(to));
+    }
+    // One range at a time: the buffer is shared, and nobody waits for it with a lock held.
+    const driver::FiberMutex::Guard guard(suspend, state_->copy_mutex);
+    if (!state_->copy_buffer) {
+        TRY_ASSIGN(state_->copy_buffer, driver::DmaBuffer::allocate(kCopyBufferBytes));
+    }
+    std::size_t done = 0;
+    while (done < bytes) {
+        const std::size_t step = std::min<std::uint64_t>(kCopyBufferBytes, bytes - done);
+        const auto got =
+            read(suspend, from, from_offset + done, state_->copy_buffer.span().first(step));
+        if (!got || *got == 0) {
+            if (!got && done == 0) {
+                return fail(got.error());
+            }
+            break;
+        }
+        const auto written =
+            write(suspend, to, to_offset + done, state_->copy_buffer.span().first(*got),
+                  {.kill_privileges = true});
+        if (!written) {
+            if (done == 0) {
+                return fail(written.error());
+            }
+            break;
+        }
+        done += *written;
+        if (*written < *got) {
+            break;
+        }
+    }
+    return done;
+}
+
+}  // namespace blobfs::fs
