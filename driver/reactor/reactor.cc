@@ -109,7 +109,8 @@ bool Reactor::State::must_poll() const {
 bool Reactor::State::sleep() {
     mailbox.announce_sleep();
     // Whoever published something before seeing the announcement did not wake us: look once more.
-    const bool worked = poll_pollers() | mailbox.drain();
+    bool worked = poll_pollers();
+    worked |= mailbox.drain();
     if (worked || scheduler.any_ready() || must_poll()) {
         mailbox.retract_sleep();
         return true;

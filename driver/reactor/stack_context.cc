@@ -91,11 +91,12 @@ StackContext::StackContext(std::size_t stack_bytes, Entry entry, void* argument)
     mapping_bytes_ = stack_bytes_ + kPageBytes;
     void* mapping = ::mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-    if (mapping == MAP_FAILED || ::mprotect(mapping, kPageBytes, PROT_NONE) != 0) {
+    const bool mapped = mapping != MAP_FAILED && ::mprotect(mapping, kPageBytes, PROT_NONE) == 0;
+    if (!mapped) {
         std::fprintf(stderr, "blobfs: mapping a fiber's stack of %zu bytes: %s\n", mapping_bytes_,
                      std::strerror(errno));
-        CHECK(!"memory for a fiber's stack");
     }
+    CHECK(mapped);
     mapping_ = static_cast<std::byte*>(mapping);
     stack_ = mapping_ + kPageBytes;
     const std::size_t usable = stack_bytes_ - next_colour();
@@ -149,8 +150,7 @@ void StackContext::run() {
     entry_(argument_);
     finished_ = true;
     jump_out(true);
-    CHECK(!"a finished context is not switched into");
-    __builtin_unreachable();
+    check_failed("a finished context is not switched into", __FILE__, __LINE__);
 }
 
 }  // namespace blobfs::driver

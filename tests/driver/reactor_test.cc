@@ -54,7 +54,7 @@ class RunningReactor {
 TEST(Reactor, SleepLastsAtLeastThatLong) {
     Reactor reactor;
     reactor.block_on([](Suspend& suspend) {
-        for (const std::uint64_t us : {0, 1, 30, 200, 3000}) {
+        for (const std::uint64_t us : {0U, 1U, 30U, 200U, 3000U}) {
             const auto start = Clock::now();
             suspend.sleep_us(us);
             const auto slept =
