@@ -68,12 +68,15 @@ TEST(Reactor, TimersExpireInOrderOfTheirTime) {
     Reactor reactor;
     std::vector<int> order;
     reactor.block_on([&](Suspend& suspend) {
-        reactor.run_after(3000, [&] { order.push_back(3); });
+        // Far enough apart for a thread that waits for its processor between two of these lines.
+        reactor.run_after(150'000, [&] {
+            order.push_back(3);
+            suspend.current().wake();
+        });
         reactor.run_after(1000, [&] {
             order.push_back(1);
             reactor.run_after(500, [&] { order.push_back(2); });
         });
-        reactor.run_after(5000, [&] { suspend.current().wake(); });
         suspend.park();
     });
     EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
@@ -84,17 +87,17 @@ TEST(Reactor, CancelledTimersStaySilent) {
     std::vector<int> expired;
     reactor.block_on([&](Suspend& suspend) {
         const auto early = reactor.run_after(100, [&] { expired.push_back(0); });
-        const auto late = reactor.run_after(500, [&] { expired.push_back(1); });
+        const auto late = reactor.run_after(200'000, [&] { expired.push_back(1); });
         EXPECT_NE(early, 0U);
         reactor.run_after(200, [&] { reactor.cancel(late); });
-        suspend.sleep_us(300);
+        suspend.sleep_us(1000);
         reactor.cancel(early);  // expired: nothing happens
         // A new timer may use the place of the old one; the old name does not reach it.
         reactor.run_after(100, [&] { expired.push_back(2); });
         reactor.cancel(early);
         reactor.cancel(late);
         reactor.cancel(0);
-        suspend.sleep_us(1000);
+        suspend.sleep_us(250'000);
     });
     EXPECT_EQ(expired, (std::vector<int>{0, 2}));
 }
@@ -318,7 +321,7 @@ TEST(Reactor, PollAlwaysNeverSleeps) {
     Reactor reactor(ReactorOptions{.poll_always = true});
     reactor.block_on([](Suspend& suspend) { suspend.sleep_us(20'000); });
     EXPECT_EQ(reactor.statistics().sleeps, 0U);
-    EXPECT_GT(reactor.statistics().turns, 1000U);
+    EXPECT_GT(reactor.statistics().turns, 100U);
 }
 
 // Completes after a number of polls, as a queue pair does.
