@@ -386,7 +386,7 @@ TEST_F(BtreeTest, DamagedLeafIsAnErrorForItsKeysOnly) {
         ASSERT_NO_FATAL_FAILURE(fill(world, suspend, kKeys, 100));
         const Leaf leaf = leaf_of(world, suspend, steady_key(2500));
         const std::uint64_t offset = leaf.pointer.block * kBlockBytes;
-        world.device.bytes()[offset + 3000] ^= std::byte{1};
+        *world.device.at(offset + 3000) ^= std::byte{1};
         world.open_tree();
         std::string value;
         for (int round = 0; round < 2; ++round) {
@@ -452,9 +452,8 @@ TEST_F(BtreeTest, EveryKindOfWrongPageIsNoticed) {
         const Key key = steady_key(100);
         const Leaf old_leaf = leaf_of(world, suspend, key);
         const Leaf other = leaf_of(world, suspend, steady_key(4000));
-        auto& bytes = world.device.bytes();
         const auto at = [&](const PagePointer& page) {
-            return bytes.begin() + static_cast<std::ptrdiff_t>(page.block * kBlockBytes);
+            return world.device.at(page.block * kBlockBytes);
         };
         ASSERT_TRUE(world.put(suspend, key, "newer").has_value());
         ASSERT_TRUE(world.checkpoint(suspend).has_value());

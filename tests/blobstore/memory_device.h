@@ -46,6 +46,9 @@ class MemoryDevice final : public driver::Device {
                       driver::DmaSpan into) override {
         check_range(offset, into.size());
         suspend.yield();
+        return read_now(offset, into);
+    }
+    Result<void> read_now(std::uint64_t offset, driver::DmaSpan into) {
         ++statistics_.reads;
         if (fail_read && fail_read(offset, into.size())) return fail(Errc::kIo, "reading", offset);
         for (std::size_t done = 0; done < into.size(); done += kBlock) {
@@ -62,6 +65,10 @@ class MemoryDevice final : public driver::Device {
                        driver::WriteFlags flags) override {
         check_range(offset, from.size());
         suspend.yield();
+        return write_now(offset, from, flags);
+    }
+    Result<void> write_now(std::uint64_t offset, driver::ConstDmaSpan from,
+                           driver::WriteFlags flags) {
         ++statistics_.writes;
         writes.push_back({offset, from.size(), flags});
         events.push_back(flags == driver::WriteFlags::kForceUnitAccess ? 'U' : 'W');
@@ -141,6 +148,24 @@ class MemoryDevice final : public driver::Device {
     std::string events;  // W write, U write with FUA, F flush
     std::function<bool(std::uint64_t offset, std::size_t bytes)> fail_read, fail_write;
     std::function<bool()> fail_flush;
+
+  protected:
+    // Batches: all at once, in order.
+    void start(const Transfer& transfer, Ended ended, void* context) override {
+        Result<void> result;
+        std::uint64_t offset = transfer.offset;
+        for (const auto& segment : transfer.memory) {
+            if (!result) break;
+            const driver::DmaSpan memory(segment.data, segment.bytes);
+            check_range(offset, segment.bytes);
+            result = transfer.operation == Operation::kRead
+                         ? read_now(offset, memory)
+                         : write_now(offset, memory, transfer.flags);
+            offset += segment.bytes;
+        }
+        ended(context, result ? nullptr : &result.error(), 0);
+    }
+    void send() override {}
 
   private:
     void check_range(std::uint64_t offset, std::size_t bytes) const {

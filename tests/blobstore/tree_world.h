@@ -19,58 +19,9 @@
 #include "blobstore/page_io.h"
 #include "driver/memory/environment.h"
 #include "driver/reactor/reactor.h"
+#include "tests/blobstore/memory_device.h"
 
 namespace blobfs::blobstore {
-
-class MemoryDevice final : public Device {
-  public:
-    explicit MemoryDevice(std::uint64_t bytes) : bytes_(bytes) { properties_.bytes = bytes; }
-
-    Result<void> close(Suspend&) override { return {}; }
-    [[nodiscard]] const driver::DeviceProperties& properties() const override {
-        return properties_;
-    }
-    Result<void> read(Suspend& suspend, std::uint64_t offset, DmaSpan into) override {
-        ++statistics_.reads;
-        suspend.yield();
-        CHECK(offset + into.size() <= bytes_.size());
-        std::memcpy(into.data(), bytes_.data() + offset, into.size());
-        suspend.yield();
-        return {};
-    }
-    Result<void> write(Suspend& suspend, std::uint64_t offset, ConstDmaSpan from,
-                       driver::WriteFlags) override {
-        ++statistics_.writes;
-        suspend.yield();
-        CHECK(offset + from.size() <= bytes_.size());
-        std::memcpy(bytes_.data() + offset, from.data(), from.size());
-        return {};
-    }
-    Result<void> write(Suspend& suspend, std::uint64_t offset,
-                       std::span<const driver::DmaSegment> from,
-                       driver::WriteFlags flags) override {
-        for (const auto& segment : from) {
-            TRY(write(suspend, offset, ConstDmaSpan{segment.data, segment.bytes}, flags));
-            offset += segment.bytes;
-        }
-        return {};
-    }
-    Result<void> flush(Suspend&) override { return {}; }
-    Result<void> write_zeroes(Suspend&, std::uint64_t, std::uint64_t) override {
-        return fail(Errc::kNotSupported, "write zeroes");
-    }
-    Result<void> deallocate(Suspend&, std::uint64_t, std::uint64_t) override {
-        return fail(Errc::kNotSupported, "deallocate");
-    }
-    [[nodiscard]] Statistics statistics() const override { return statistics_; }
-
-    std::vector<std::byte>& bytes() { return bytes_; }
-
-  private:
-    std::vector<std::byte> bytes_;
-    driver::DeviceProperties properties_;
-    Statistics statistics_;
-};
 
 // Hands out page-aligned addresses, and insists on the order of things: only free ones are taken,
 // only used ones are returned, with the generation that they were taken in; those of older
