@@ -15,8 +15,6 @@ using driver::DmaBuffer;
 using driver::Suspend;
 using driver::WriteFlags;
 
-constexpr std::uint32_t kHighestTree = 16;
-
 constexpr std::uint64_t slot_offset(unsigned slot) { return kSuperblockBlocks[slot] * kBlockBytes; }
 
 std::uint64_t checksum_of(Superblock superblock) {
@@ -77,7 +75,7 @@ const char* root_fault(const Superblock& s, unsigned slot) {
         return "reading the superblock: wrong log position";
     }
     const bool empty = s.tree_root.block == 0;
-    if (empty != (s.tree_height == 0) || s.tree_height > kHighestTree ||
+    if (empty != (s.tree_height == 0) || s.tree_height > kMaxTreeHeight ||
         (empty && s.tree_root != PagePointer{}) || (!empty && !valid_pointer(s, s.tree_root))) {
         return "reading the superblock: wrong root of the tree";
     }

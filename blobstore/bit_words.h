@@ -1,0 +1,52 @@
+#pragma once
+
+// Searching and changing ranges of bits in arrays of 64-bit words, bit 0 being the least
+// significant of word 0. Any thread.
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <span>
+
+namespace blobfs::blobstore {
+
+using BitWords = std::span<const std::uint64_t>;
+
+inline bool test_bit(BitWords words, std::uint64_t bit) {
+    return (words[bit / 64] >> (bit % 64) & 1) != 0;
+}
+
+// Calls visit(index of word, mask of the bits of the range in it) for the words of a range.
+template <class Visit>
+void for_words(std::uint64_t first, std::uint64_t count, Visit&& visit) {
+    while (count > 0) {
+        const std::uint64_t shift = first % 64;
+        const std::uint64_t here = std::min<std::uint64_t>(64 - shift, count);
+        const std::uint64_t mask = (here == 64 ? ~0ull : (1ull << here) - 1) << shift;
+        visit(first / 64, mask);
+        first += here;
+        count -= here;
+    }
+}
+
+inline std::uint64_t count_ones(BitWords words, std::uint64_t first, std::uint64_t count) {
+    std::uint64_t ones = 0;
+    for_words(first, count, [&](std::uint64_t i, std::uint64_t mask) {
+        ones += static_cast<std::uint64_t>(std::popcount(words[i] & mask));
+    });
+    return ones;
+}
+
+// The first bit at or after `from` that has the value, or `end` when there is none before it.
+template <bool kValue>
+std::uint64_t next_bit(BitWords words, std::uint64_t from, std::uint64_t end) {
+    while (from < end) {
+        const std::uint64_t word = kValue ? words[from / 64] : ~words[from / 64];
+        const std::uint64_t rest = word >> (from % 64);
+        if (rest != 0) return std::min(end, from + static_cast<unsigned>(std::countr_zero(rest)));
+        from = from / 64 * 64 + 64;
+    }
+    return end;
+}
+
+}  // namespace blobfs::blobstore
