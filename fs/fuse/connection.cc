@@ -1,0 +1,80 @@
+#include "fs/fuse/connection.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace blobfs::fs::fuse {
+
+namespace {
+
+// The kernel answers ENOENT when the caller was killed meanwhile, and the errors of a connection
+// that has ended; anything else says that a reply of ours was malformed.
+bool is_sent(ssize_t written, const Request& request) {
+    if (written >= 0) return true;
+    if (errno != ENOENT && errno != ENODEV && errno != ECONNABORTED && errno != ENOTCONN) {
+        spdlog::error("answering {} of inode {}: the kernel refused the reply: {}",
+                      opcode_name(request.header().opcode), request.header().nodeid,
+                      std::strerror(errno));
+    }
+    return false;
+}
+
+}  // namespace
+
+Result<Received> Connection::receive(Request& request) const {
+    const std::span<std::byte> area = request.receive_area();
+    while (true) {
+        const ssize_t bytes = ::read(descriptor_, area.data(), area.size());
+        if (bytes > 0) {
+            if (request.received(static_cast<std::size_t>(bytes))) return Received::kRequest;
+            return fail(Errc::kIo, "reading a request of the kernel: it is not whole");
+        }
+        if (bytes == 0) return Received::kUnmounted;
+        switch (errno) {
+            case EAGAIN:
+                return Received::kNothing;
+            case ENOENT:  // the request was taken back while it was being read
+            case EINTR:
+                continue;
+            case ENODEV:
+                return Received::kUnmounted;
+            case ECONNABORTED:
+                return Received::kAborted;
+            default:
+                return fail(errno_error(errno, "reading a request of the kernel"));
+        }
+    }
+}
+
+bool Connection::reply(const Request& request, const Reply& reply) const {
+    const std::size_t head_bytes = sizeof(fuse_out_header) + reply.head_bytes;
+    const fuse_out_header header{
+        .len = static_cast<std::uint32_t>(head_bytes + reply.data.size()),
+        .error = 0,
+        .unique = request.header().unique,
+    };
+    std::memcpy(request.reply_area(), &header, sizeof(header));
+    if (reply.data.empty()) {
+        return is_sent(::write(descriptor_, request.reply_area(), head_bytes), request);
+    }
+    const std::array<iovec, 2> parts{
+        iovec{.iov_base = request.reply_area(), .iov_len = head_bytes},
+        iovec{.iov_base = const_cast<std::byte*>(reply.data.data()), .iov_len = reply.data.size()}};
+    return is_sent(::writev(descriptor_, parts.data(), static_cast<int>(parts.size())), request);
+}
+
+bool Connection::reply_error(const Request& request, int error_number) const {
+    const fuse_out_header header{
+        .len = sizeof(fuse_out_header),
+        .error = -error_number,
+        .unique = request.header().unique,
+    };
+    return is_sent(::write(descriptor_, &header, sizeof(header)), request);
+}
+
+}  // namespace blobfs::fs::fuse

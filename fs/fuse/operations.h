@@ -1,0 +1,66 @@
+#pragma once
+
+// The requests of the kernel in terms of the Filesystem: one short function each, which returns
+// what is to be answered. Permissions are the kernel's (default_permissions). Reactor thread.
+
+#include <cstdint>
+
+#include "fs/filesystem.h"
+#include "fs/fuse/channel.h"
+#include "fs/fuse/request.h"
+
+namespace blobfs::fs::fuse {
+
+class Operations final : public Service {
+  public:
+    // The filesystem outlives this.
+    explicit Operations(Filesystem& filesystem) : filesystem_(filesystem) {}
+
+    Result<Reply> serve(driver::Suspend& suspend, Request& request) override;
+    void forget(const Request& request) override;
+    void undelivered(const Request& request, const Reply& reply) override;
+
+  private:
+    using Handler = Result<Reply> (Operations::*)(driver::Suspend&, Request&);
+    static Handler handler(std::uint32_t opcode);
+
+    // Names and attributes.
+    Result<Reply> lookup(driver::Suspend& suspend, Request& request);
+    Result<Reply> getattr(driver::Suspend& suspend, Request& request);
+    Result<Reply> statx(driver::Suspend& suspend, Request& request);
+    Result<Reply> setattr(driver::Suspend& suspend, Request& request);
+    Result<Reply> readlink(driver::Suspend& suspend, Request& request);
+    Result<Reply> symlink(driver::Suspend& suspend, Request& request);
+    Result<Reply> mknod(driver::Suspend& suspend, Request& request);
+    Result<Reply> mkdir(driver::Suspend& suspend, Request& request);
+    Result<Reply> create(driver::Suspend& suspend, Request& request);
+    Result<Reply> tmpfile(driver::Suspend& suspend, Request& request);
+    Result<Reply> link(driver::Suspend& suspend, Request& request);
+    Result<Reply> unlink(driver::Suspend& suspend, Request& request);
+    Result<Reply> rmdir(driver::Suspend& suspend, Request& request);
+    Result<Reply> rename(driver::Suspend& suspend, Request& request);
+    Result<Reply> rename_with_flags(driver::Suspend& suspend, Request& request);
+    Result<Reply> readdir(driver::Suspend& suspend, Request& request);
+    Result<Reply> readdir_with_attributes(driver::Suspend& suspend, Request& request);
+    // Data.
+    Result<Reply> read(driver::Suspend& suspend, Request& request);
+    Result<Reply> write(driver::Suspend& suspend, Request& request);
+    Result<Reply> fsync(driver::Suspend& suspend, Request& request);
+    Result<Reply> fallocate(driver::Suspend& suspend, Request& request);
+    Result<Reply> seek(driver::Suspend& suspend, Request& request);
+    Result<Reply> copy_file_range(driver::Suspend& suspend, Request& request);
+    // Extended attributes.
+    Result<Reply> getxattr(driver::Suspend& suspend, Request& request);
+    Result<Reply> setxattr(driver::Suspend& suspend, Request& request);
+    Result<Reply> listxattr(driver::Suspend& suspend, Request& request);
+    Result<Reply> removexattr(driver::Suspend& suspend, Request& request);
+    // The whole.
+    Result<Reply> statfs(driver::Suspend& suspend, Request& request);
+    Result<Reply> syncfs(driver::Suspend& suspend, Request& request);
+    // RELEASE and RELEASEDIR, of files opened before the kernel learned that we need none.
+    Result<Reply> nothing_to_do(driver::Suspend& suspend, Request& request);
+
+    Filesystem& filesystem_;
+};
+
+}  // namespace blobfs::fs::fuse

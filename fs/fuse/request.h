@@ -1,0 +1,87 @@
+#pragma once
+
+// A request of the kernel in its buffer, and what is answered. Reactor thread (or the worker that
+// serves the channel, one thread per request).
+//
+// A request buffer is DMA memory of one page and kMaxTransferBytes:
+//
+//     0                                4016                 4096
+//     | reply: fuse_out_header, head |  request header, args | data ...
+//
+// The request is read to 80 bytes before the second page, so that a WRITE's payload begins on a
+// page boundary: the NVMe command points straight at it. A READ's arguments end there, so that the
+// device fills the data area of the same buffer and the kernel copies the reply out of it.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <span>
+#include <type_traits>
+
+#include "driver/base/check.h"
+#include "driver/memory/dma_buffer.h"
+#include "fs/fuse/wire.h"
+#include "fs/inode_format.h"
+
+namespace blobfs::fs::fuse {
+
+inline constexpr std::size_t kMaxTransferBytes = std::size_t{1} << 20;
+inline constexpr std::size_t kDataOffset = driver::DmaBuffer::kPageSize;
+inline constexpr std::size_t kRequestOffset = kDataOffset - kWriteHeadBytes;
+inline constexpr std::size_t kRequestBufferBytes = kDataOffset + kMaxTransferBytes;
+// What a request may measure: the kernel insists on room for the largest WRITE.
+inline constexpr std::size_t kMaxRequestBytes = kRequestBufferBytes - kRequestOffset;
+
+class Request {
+  public:
+    // buffer: kRequestBufferBytes of DMA memory, page-aligned; outlives the request.
+    explicit Request(driver::DmaSpan buffer) : buffer_(buffer) {
+        CHECK(buffer.size() == kRequestBufferBytes);
+    }
+
+    // Where the next request is to be read to.
+    [[nodiscard]] std::span<std::byte> receive_area() const {
+        return buffer_.subspan(kRequestOffset, kMaxRequestBytes);
+    }
+    // A request of that many bytes was read. False when they are no whole request.
+    bool received(std::size_t bytes) {
+        if (bytes < sizeof(header_)) return false;
+        std::memcpy(&header_, buffer_.data() + kRequestOffset, sizeof(header_));
+        bytes_ = bytes;
+        return header_.len == bytes;
+    }
+
+    [[nodiscard]] const fuse_in_header& header() const { return header_; }
+    [[nodiscard]] InodeNumber inode() const { return InodeNumber{header_.nodeid}; }
+    [[nodiscard]] ArgumentReader arguments() const {
+        return ArgumentReader(buffer_.subspan(kRequestOffset + sizeof(fuse_in_header),
+                                              bytes_ - sizeof(fuse_in_header)));
+    }
+    // The data area: page-aligned DMA memory. Holds a WRITE's payload, and the tail of arguments
+    // that are longer than a WRITE's: a reply may be put there when these are no longer needed.
+    [[nodiscard]] driver::DmaSpan data() const { return buffer_.subspan(kDataOffset); }
+
+    // The fixed part of the reply, zeroed, in the buffer.
+    template <class T>
+    [[nodiscard]] T& head() const {
+        static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 8);
+        static_assert(sizeof(fuse_out_header) + sizeof(T) <= kRequestOffset);
+        return *new (buffer_.data() + sizeof(fuse_out_header)) T{};
+    }
+    [[nodiscard]] std::byte* reply_area() const { return buffer_.data(); }
+
+  private:
+    driver::DmaSpan buffer_;
+    std::size_t bytes_ = 0;
+    fuse_in_header header_{};
+};
+
+// A successful answer: the head that was filled in with Request::head<T>(), then data from
+// anywhere that lives as long as the request.
+struct Reply {
+    std::size_t head_bytes = 0;
+    std::span<const std::byte> data{};
+};
+
+}  // namespace blobfs::fs::fuse
