@@ -173,10 +173,6 @@ class MemoryDevice final : public driver::Device {
         CHECK(offset % kBlock == 0 && bytes % kBlock == 0 && bytes > 0);
         CHECK(offset <= properties_.bytes && bytes <= properties_.bytes - offset);
     }
-    // The parts tested over this device make no Batches.
-    void start(const Transfer&, Ended, void*) override { CHECK(false); }
-    void send() override {}
-
     [[nodiscard]] Block block_copy(std::uint64_t block) const {
         const auto found = blocks_.find(block);
         return found == blocks_.end() ? Block() : found->second;
