@@ -86,6 +86,7 @@ inline tl::unexpected<Error> fail(const Error& error) { return tl::unexpected<Er
     } while (false)
 
 // TRY_ASSIGN(auto value, expression): declares or assigns the value, or leaves with the error.
+// NOLINTBEGIN(bugprone-macro-parentheses): the arguments are a declaration and a name.
 #define TRY_ASSIGN(target, expression) \
     TRY_ASSIGN_(target, expression, BLOBFS_CONCAT(try_result_, __COUNTER__))
 #define TRY_ASSIGN_(target, expression, name)                         \
@@ -93,3 +94,4 @@ inline tl::unexpected<Error> fail(const Error& error) { return tl::unexpected<Er
     if (!name) [[unlikely]]                                           \
         return ::tl::unexpected<::blobfs::Error>(name.error());       \
     target = std::move(*name)
+// NOLINTEND(bugprone-macro-parentheses)

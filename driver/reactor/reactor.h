@@ -39,7 +39,7 @@ struct ReactorOptions {
     bool poll_always = false;    // never sleep
     std::uint32_t spin_us = 50;  // go on polling that long after the last work
     // With a guard page below; four times as much under AddressSanitizer.
-    std::size_t fiber_stack_bytes = 64 * 1024;
+    std::size_t fiber_stack_bytes = std::size_t{64} << 10;
     std::optional<std::uint64_t> shuffle_seed = {};  // tests: ready fibers run in random order
 };
 
