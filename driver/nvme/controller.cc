@@ -40,7 +40,11 @@ Controller::Controller(Reactor& reactor, std::unique_ptr<Transport> transport,
                        const ControllerOptions& options)
     : reactor_(reactor), transport_(std::move(transport)), options_(options) {}
 
-Controller::~Controller() { CHECK(state_ == State::kClosed); }
+Controller::~Controller() {
+    CHECK(state_ == State::kClosed);
+    // Before the memory that the controller might still write to.
+    transport_.reset();
+}
 
 Result<std::unique_ptr<Controller>> Controller::open(Suspend& suspend,
                                                      std::unique_ptr<Transport> transport,

@@ -481,7 +481,7 @@ void SoftwareController::complete(Command& command, MediumStatus status, std::ui
                                 .status = field};
     queue.free.push_back(&command);
     // While it is being disabled, nothing is posted: the host may use the queue's memory again.
-    if (deferred_ == Deferred::kDisable || queue.completion == nullptr) return;
+    if (deferred_ == Deferred::kDisable || queue.completion == nullptr || medium_->gone()) return;
     post(*queue.completion, entry);
 }
 

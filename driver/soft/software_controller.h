@@ -26,9 +26,11 @@ struct SoftwareControllerOptions {
     std::uint32_t max_transfer_bytes = 1U << 20;  // MDTS: a power of two of 4096 bytes, 0: none
     std::uint16_t optimal_boundary_blocks = 0;    // NOIOB
     std::uint32_t doorbell_stride_exponent = 0;   // CAP.DSTRD
-    std::uint32_t ready_timeout_500ms = 20;       // CAP.TO
-    std::uint16_t metadata_bytes = 0;             // of the LBA format: tests of what is refused
-    std::uint16_t retry_delay_100ms = 0;          // CRDT1
+    // CAP.TO. Long: a file system below that is stuck is better waited for than given up, since its
+    // transfers cannot be taken back.
+    std::uint32_t ready_timeout_500ms = 255;
+    std::uint16_t metadata_bytes = 0;     // of the LBA format: tests of what is refused
+    std::uint16_t retry_delay_100ms = 0;  // CRDT1
 };
 
 class SoftwareController final : public Poller {
