@@ -573,6 +573,7 @@ Result<void> Controller::close(Suspend& suspend) {
     }
     event_fibers_.wait(suspend);
     Result<void> result;
+    if (state_ == State::kDead) result = fail(Errc::kDeviceGone, kWhat);
     if (state_ == State::kReady) {
         const std::uint32_t configuration = transport_->read32(kRegisterCc) & ~kCcShutdownMask;
         transport_->write32(kRegisterCc, configuration | kCcShutdownNormal);

@@ -57,7 +57,8 @@ class Controller final : public QueueSupervisor {
     ~Controller() override;
 
     // Waits until nothing is in flight or recovering, then shuts the controller down (CC.SHN) and
-    // disables it. An error when it did not follow; it is closed all the same. Called once.
+    // disables it. An error when it did not follow or was dead; it is closed all the same. Called
+    // once.
     Result<void> close(Suspend& suspend);
 
     [[nodiscard]] const ControllerInfo& info() const { return info_; }

@@ -149,7 +149,7 @@ TEST_F(DeviceTest, MemoryHoldsWhatWasWritten) {
     ASSERT_TRUE(opened);
     EXPECT_EQ((*opened)->properties().bytes, std::uint64_t{32} << 20);
     EXPECT_EQ((*opened)->properties().lba_bytes, 512U);
-    run_model(**opened, 1, 8, 300, std::size_t{3} << 20);
+    run_model(**opened, 1, 8, 60, std::size_t{3} << 20);
     ASSERT_TRUE(reactor.block_on([&](Suspend& suspend) { return (*opened)->close(suspend); }));
 }
 
@@ -161,7 +161,7 @@ TEST_F(DeviceTest, FileHoldsWhatWasWritten) {
     ASSERT_TRUE(opened) << opened.error().message();
     EXPECT_EQ((*opened)->properties().bytes, options.create_size);
     EXPECT_TRUE((*opened)->properties().volatile_write_cache);
-    run_model(**opened, 2, 8, 100, std::size_t{3} << 20);
+    run_model(**opened, 2, 8, 50, std::size_t{3} << 20);
     ASSERT_TRUE(reactor.block_on([&](Suspend& suspend) { return (*opened)->close(suspend); }));
 }
 
@@ -182,7 +182,7 @@ TEST_F(DeviceTest, EveryGeometryHoldsWhatWasWritten) {
                                      .doorbell_stride_exponent = depth % 3},
                                     options);
                     ASSERT_TRUE(opened) << opened.error().message();
-                    run_model(**opened, ++seed, 6, 60, 512 << 10);
+                    run_model(**opened, ++seed, 6, 25, 256 << 10);
                     ASSERT_TRUE(reactor.block_on(
                         [&](Suspend& suspend) { return (*opened)->close(suspend); }));
                 }
