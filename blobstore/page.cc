@@ -151,15 +151,10 @@ const char* validate_page(std::span<const std::byte> page, const PageExpectation
 PageView::Position PageView::find(KeyView key) const {
     const PageHeader& head = header();
     const std::size_t end = head.slot_count;
-    std::size_t base = first_keyed();
-    if (base == end) return {base, false};
+    const std::size_t first = first_keyed();
+    if (first == end) return {first, false};
+    std::size_t base = first;
     const std::size_t prefix = head.prefix_bytes;
-    if (prefix != 0) {
-        const int order =
-            std::memcmp(key.data(), this->key(base).data(), std::min(prefix, key.size()));
-        if (order < 0 || (order == 0 && key.size() < prefix)) return {base, false};
-        if (order > 0) return {end, false};
-    }
     const std::uint32_t hint = hint_of(key, prefix);
     const PageSlot* slots = &slot(0);
     // Branch-free: the outcome of a comparison is as good as random to the processor.
@@ -169,6 +164,14 @@ PageView::Position PageView::find(KeyView key) const {
         left -= half;
     }
     if (slots[base].hint < hint) ++base;
+    // The hints told the truth if the key has the prefix of all: any entry tells, so the one that
+    // will be looked at anyway.
+    if (prefix != 0) {
+        const KeyView other = this->key(base < end ? base : end - 1);
+        const int order = std::memcmp(key.data(), other.data(), std::min(prefix, key.size()));
+        if (order < 0 || (order == 0 && key.size() < prefix)) return {first, false};
+        if (order > 0) return {end, false};
+    }
     if (base == end || slots[base].hint != hint) return {base, false};
     if (base + 1 == end || slots[base + 1].hint != hint) {
         const int order = compare_from(prefix, this->key(base), key);
