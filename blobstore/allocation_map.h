@@ -13,6 +13,7 @@
 // the index pages above a page in memory are in memory, and dirty when it is.
 
 #include <absl/container/flat_hash_map.h>
+#include <absl/functional/function_ref.h>
 
 #include <cstdint>
 #include <list>
@@ -123,6 +124,11 @@ class AllocationMap {
     void sealed_pages_written();
     [[nodiscard]] MapRoot root() const;
 
+    // Visits every page that has an address, as a run, and every used run within a bitmap, ascending;
+    // what was never used has neither. The visitors must not suspend. REQUIRES that nothing changes
+    // the map meanwhile. Memory: as for any loading. Suspends.
+    Result<void> walk(Suspend& suspend, absl::FunctionRef<void(const Run&)> on_page,
+                      absl::FunctionRef<void(const Run&)> on_used);
     // Holds counts against bits and parents against children, in memory and on the device; kCorrupt
     // with what is wrong. For tests and the check of a store. Suspends.
     Result<void> verify(Suspend& suspend);
@@ -141,6 +147,9 @@ class AllocationMap {
     [[nodiscard]] std::uint64_t coverage(std::uint32_t level, std::uint64_t index) const;
     [[nodiscard]] MapPage* find(std::uint32_t level, std::uint64_t index) const;
     Result<MapPage*> ensure(Suspend& suspend, std::uint32_t level, std::uint64_t index);
+    Result<void> walk_below(Suspend& suspend, std::uint32_t level, std::uint64_t index,
+                            absl::FunctionRef<void(const Run&)> on_page,
+                            absl::FunctionRef<void(const Run&)> on_used);
     std::unique_ptr<MapPage> blank(std::uint32_t level, std::uint64_t index) const;
     Result<std::unique_ptr<MapPage>> read(Suspend& suspend, std::uint32_t level,
                                           std::uint64_t index, const PagePointer& pointer,

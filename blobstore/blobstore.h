@@ -45,10 +45,10 @@ inline constexpr std::size_t kMaxXattrNameBytes = 255;
 inline constexpr std::size_t kMaxXattrValueBytes = 64 * 1024;
 
 struct FormatOptions {
-    std::array<std::uint8_t, 16> uuid{};
-    std::string label;                                    // at most 64 bytes
+    std::array<std::uint8_t, 16> uuid{};                  // all zero: a random one
+    std::string label{};                                  // at most 64 bytes
     std::uint32_t cluster_bytes = kDefaultClusterBytes;   // power of two, 4 KiB to 4 MiB
-    std::uint32_t page_bytes = kDefaultPageBytes;         // 4, 8 or 16 KiB
+    std::uint32_t page_bytes = 0;                         // 4, 8 or 16 KiB; 0: by the device
     std::uint32_t inline_bytes = 0;                       // 0: the default for the page size
     std::uint64_t log_bytes = 0;                          // 0: by the size of the device
     std::uint64_t device_bytes = 0;                       // 0: all of the device
@@ -96,9 +96,12 @@ class Blobstore {
                                                    const OpenOptions& options);
     ~Blobstore();
     // Stops the background fibers, makes everything durable, marks the store clean. REQUIRES that
-    // no other call is under way. Once, before destruction (a store that is dropped without it is
-    // what a crash leaves).
+    // no other call is under way. Once, before destruction. After an error the device is what a
+    // crash would have left.
     Result<void> close(Suspend& suspend);
+    // Stops the background fibers and leaves the device as it is: what a crash leaves. For tests and
+    // for a device that is gone. REQUIRES and once, like close().
+    void abandon(Suspend& suspend);
 
     [[nodiscard]] const StoreInfo& info() const;
     [[nodiscard]] SpaceInfo space() const;

@@ -671,4 +671,11 @@ Result<void> SpaceAllocator::verify(Suspend& suspend) {
     return {};
 }
 
+Result<void> SpaceAllocator::walk(Suspend& suspend, const Visitor& visit) {
+    for (const auto& [group, runs] : state_->pending) {
+        for (const Run& run : runs) visit.pending(run);
+    }
+    return state_->map.walk(suspend, visit.map_page, visit.used);
+}
+
 }  // namespace blobfs::blobstore

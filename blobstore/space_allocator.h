@@ -25,6 +25,8 @@
 //     MapRoot::free_blocks (on the device) = block_count - used
 // Reactor thread.
 
+#include <absl/functional/function_ref.h>
+
 #include <memory>
 #include <vector>
 
@@ -134,6 +136,16 @@ class SpaceAllocator final : public PageSource {
     // Holds all counts and sums against the bits; reads the whole map. Suspends; REQUIRES that
     // nobody changes anything meanwhile.
     Result<void> verify(Suspend& suspend);
+
+    // Check: the map as it is in memory. Visits the runs of its own pages, the used runs (within a
+    // bitmap each, ascending), and the runs that are used but freed by the next freeze. REQUIRES
+    // that nothing changes it meanwhile; the visitors must not suspend. Suspends.
+    struct Visitor {
+        absl::FunctionRef<void(const Run&)> map_page;
+        absl::FunctionRef<void(const Run&)> used;
+        absl::FunctionRef<void(const Run&)> pending;
+    };
+    Result<void> walk(Suspend& suspend, const Visitor& visit);
 
   private:
     friend class Reservation;

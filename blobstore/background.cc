@@ -1,0 +1,107 @@
+// What a store does by itself: commits what nobody synced, makes checkpoints, deletes orphans.
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "blobstore/store_state.h"
+
+namespace blobfs::blobstore {
+
+void Blobstore::State::want_checkpoint() {
+    if (checkpoint_wanted || reactor == nullptr || gate.closed()) return;
+    checkpoint_wanted = true;
+    reactor->spawn([this](Suspend& suspend) {
+        const driver::Gate::Pass pass(gate);
+        checkpoint_wanted = false;
+        if (!pass || read_only || !checkpoint_due()) return;
+        // An error has been logged and has made the store read-only.
+        static_cast<void>(checkpoint(suspend, SuperblockState::kInUse));
+    });
+}
+
+// Every commit interval: what was changed becomes durable, and now and then a checkpoint is made.
+void Blobstore::State::tick(Suspend& suspend) {
+    if (read_only) return;
+    const Sequence last = log.last_appended();
+    if (value(log.last_durable()) < value(last)) {
+        const Result<void> committed = log.commit(suspend, last);
+        if (!committed) return fail_store(committed.error());
+    }
+    const Result<void> flushed = log.flush_data(suspend);
+    if (!flushed) return fail_store(flushed.error());
+    const std::uint64_t age = suspend.reactor().now_us() - last_checkpoint_us;
+    const bool dirty = tree.dirty_pages() != 0 || space.pending_runs() != 0;
+    if (dirty && age > std::uint64_t{options.checkpoint_interval_ms} * 1000) {
+        static_cast<void>(checkpoint(suspend, SuperblockState::kInUse));
+    }
+}
+
+void Blobstore::State::arm_timer() {
+    timer = reactor->run_after(std::uint64_t{options.commit_interval_ms} * 1000, [this] {
+        timer.reset();
+        reactor->spawn([this](Suspend& suspend) {
+            const driver::Gate::Pass pass(gate);
+            if (!pass) return;
+            tick(suspend);
+            if (!gate.closed()) arm_timer();
+        });
+    });
+}
+
+void Blobstore::State::start_background(driver::Reactor& on) {
+    reactor = &on;
+    last_checkpoint_us = on.now_us();
+    if (!read_only && options.commit_interval_ms != 0) arm_timer();
+}
+
+void Blobstore::State::stop_background(Suspend& suspend) {
+    gate.close(suspend);
+    if (timer) reactor->cancel(*timer);
+    timer.reset();
+}
+
+Result<void> Blobstore::State::resume_orphans(Suspend& suspend) {
+    struct Orphan {
+        BlobId blob;
+        std::uint64_t truncate_to;
+    };
+    std::vector<Orphan> orphans;
+    Result<void> status;
+    TRY(tree.scan(suspend, Key(BlobId{0}, KeyKind::kOrphan), Key(BlobId{0}, KeyKind::kDataChecksum),
+                  [&](KeyView key, ValueView bytes) {
+                      if (key.size() != 17 || bytes.size() != sizeof(OrphanValue)) {
+                          status = fail(Errc::kCorrupt, "reading the list of orphans");
+                          return false;
+                      }
+                      orphans.push_back({BlobId{load_big_endian(key_tail(key))},
+                                         load<OrphanValue>(bytes).truncate_to});
+                      return true;
+                  }));
+    TRY(status);
+    for (const Orphan& orphan : orphans) {
+        if (orphan.truncate_to == kOrphanDelete) continue;
+        // Before anybody can extend the blob over what lies behind its end.
+        BlobLock lock =
+            locks.lock(suspend, orphan.blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+        lock.lock_mapping(suspend);
+        TRY(finish_truncate(suspend, orphan.blob, orphan.truncate_to));
+    }
+    std::erase_if(orphans, [](const Orphan& o) { return o.truncate_to != kOrphanDelete; });
+    if (orphans.empty()) return {};
+    reactor->spawn([this, orphans = std::move(orphans)](Suspend& fiber) {
+        for (const Orphan& orphan : orphans) {
+            const driver::Gate::Pass pass(gate);
+            if (!pass || read_only) return;
+            const Result<void> deleted = delete_blob(fiber, orphan.blob);
+            if (!deleted) {
+                spdlog::error(
+                    "{}: deleting orphan {}: {}; it stays until the next mount or a check",
+                    device.properties().name, value(orphan.blob), deleted.error().message());
+            }
+        }
+    });
+    return {};
+}
+
+}  // namespace blobfs::blobstore

@@ -1,0 +1,27 @@
+#pragma once
+
+// The steps of data changes that several calls share; private to the blobstore. Reactor thread.
+
+#include "blobstore/blob_lock.h"
+#include "blobstore/store_state.h"
+
+namespace blobfs::blobstore {
+
+struct BlobWrite {
+    BlobId blob{};
+    std::uint64_t offset = 0;  // bytes
+    ConstDmaSpan from;
+    std::uint64_t blob_size = 0;  // now
+};
+
+// Writes data of a blob that is not inline; mapping and size changes go into the transaction.
+// REQUIRES the exclusive lock of the clusters touched; takes its mapping when that changes.
+Result<void> write_extents(Suspend& suspend, Blobstore::State& store, const BlobWrite& write,
+                           BlobLock& lock, Transaction::State& transaction);
+
+// Turns an inline blob into one with extents, in a transaction of its own. REQUIRES the exclusive
+// lock of the whole blob.
+Result<void> inline_to_extents(Suspend& suspend, Blobstore::State& store, BlobId blob,
+                               BlobLock& lock);
+
+}  // namespace blobfs::blobstore

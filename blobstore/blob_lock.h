@@ -1,0 +1,76 @@
+#pragma once
+
+// Locks of one blob's data: ranges (shared for reading, exclusive for changing) and the mapping
+// (exclusive while extents are read, changed and committed). Ranges are granted first come, first
+// served, so nobody starves. Order: ranges before the mapping; a fiber holds those of one blob at a
+// time. Reactor thread.
+
+#include <absl/container/flat_hash_map.h>
+
+#include <cstdint>
+#include <list>
+#include <memory>
+
+#include "blobstore/units.h"
+#include "driver/reactor/fiber.h"
+
+namespace blobfs::blobstore {
+
+class BlobLocks;
+
+namespace blob_lock_internal {
+struct Range {
+    std::uint64_t first, end;  // bytes
+    bool exclusive;
+    bool granted;
+    driver::Fiber* waiter;
+};
+struct Blob {
+    std::list<Range> ranges;  // in order of arrival
+    driver::FiberMutex mapping;
+    std::size_t users = 0;
+};
+}  // namespace blob_lock_internal
+
+// Holds one range, and the mapping when asked for; move-only, released on destruction.
+class BlobLock {
+  public:
+    BlobLock() = default;
+    BlobLock(BlobLock&& other) noexcept { *this = std::move(other); }
+    BlobLock& operator=(BlobLock&& other) noexcept;
+    ~BlobLock() { release(); }
+
+    // Also takes the blob's mapping; suspends while another fiber holds it.
+    void lock_mapping(driver::Suspend& suspend);
+    [[nodiscard]] bool holds_mapping() const { return mapping_; }
+    void release();
+    explicit operator bool() const { return locks_ != nullptr; }
+
+  private:
+    friend class BlobLocks;
+    BlobLocks* locks_ = nullptr;
+    BlobId blob_{};
+    blob_lock_internal::Blob* entry_ = nullptr;
+    std::list<blob_lock_internal::Range>::iterator range_{};
+    bool mapping_ = false;
+};
+
+class BlobLocks {
+  public:
+    enum class Mode { kShared, kExclusive };
+    static constexpr std::uint64_t kEnd = ~std::uint64_t{0};
+
+    // Bytes [first, end) of the blob. Suspends while an earlier request that overlaps and conflicts
+    // is not released.
+    BlobLock lock(driver::Suspend& suspend, BlobId blob, std::uint64_t first, std::uint64_t end,
+                  Mode mode);
+    [[nodiscard]] bool idle() const { return blobs_.empty(); }
+
+  private:
+    friend class BlobLock;
+    static void grant(blob_lock_internal::Blob& blob);
+
+    absl::flat_hash_map<std::uint64_t, std::unique_ptr<blob_lock_internal::Blob>> blobs_;
+};
+
+}  // namespace blobfs::blobstore

@@ -1,0 +1,332 @@
+// Writing blob data: inline in the tree, in place, or to new clusters. The data is on the device
+// before the transaction that maps it is applied; design section 5, order of writes, rule 1.
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "blobstore/blob_data.h"
+#include "blobstore/extent_map.h"
+#include "blobstore/store_state.h"
+
+namespace blobfs::blobstore {
+
+namespace {
+
+// One write: the bytes [offset, end) of a blob, from the caller's memory.
+class DataWriter {
+  public:
+    DataWriter(Blobstore::State& store, BlobId blob, std::uint64_t offset, ConstDmaSpan from,
+               std::uint64_t blob_size)
+        : store_(store),
+          blob_(blob),
+          offset_(offset),
+          end_(offset + from.size()),
+          from_(from),
+          blob_size_(blob_size),
+          batch_(store.device) {
+        const std::uint64_t cluster = store.cluster_blocks();
+        range_.first = round_down(offset_ / kBlockBytes, cluster);
+        range_.end = round_up(round_up(end_, kBlockBytes) / kBlockBytes, cluster);
+    }
+
+    Result<void> run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction);
+
+  private:
+    // Where a part of the range goes, and what surrounds the new bytes in it.
+    struct Segment {
+        Extent target;
+        bool remapped;                        // the mapping changes
+        std::optional<std::uint64_t> source;  // device block whose old content surrounds the new
+    };
+
+    Result<void> plan(Suspend& suspend);
+    Result<void> plan_fresh(Suspend& suspend, std::uint64_t first, std::uint64_t end,
+                            std::optional<std::uint64_t> source);
+    Result<void> write_segment(Suspend& suspend, const Segment& segment);
+    Result<void> write_edge(Suspend& suspend, const Segment& segment, std::uint64_t from,
+                            std::uint64_t to, DmaSpan buffer);
+    void copy_in(std::uint64_t from, std::uint64_t to, DmaSpan buffer) const;
+    Result<void> write_direct(Suspend& suspend, const Segment& segment, std::uint64_t from,
+                              std::uint64_t to);
+    [[nodiscard]] static std::uint64_t device_byte(const Segment& segment,
+                                                   std::uint64_t blob_byte) {
+        return segment.target.device * kBlockBytes +
+               (blob_byte - segment.target.first * kBlockBytes);
+    }
+    Result<void> acquire_bounce(Suspend& suspend) {
+        if (!bounce_) bounce_.emplace(store_.bounce->acquire(suspend));
+        return {};
+    }
+
+    Blobstore::State& store_;
+    BlobId blob_;
+    std::uint64_t offset_, end_;
+    ConstDmaSpan from_;
+    std::uint64_t blob_size_;
+    BlockRange range_;
+    std::vector<Extent> existing_;
+    std::vector<Segment> segments_;
+    std::vector<SpaceAllocator::Reservation> reservations_;
+    std::optional<driver::DmaPool::Buffer> bounce_;
+    Device::Batch batch_;
+};
+
+Result<void> DataWriter::plan_fresh(Suspend& suspend, std::uint64_t first, std::uint64_t end,
+                                    std::optional<std::uint64_t> source) {
+    while (first < end) {
+        BlockIndex near{};
+        if (!segments_.empty()) {
+            near = BlockIndex{segments_.back().target.device + segments_.back().target.blocks};
+        } else if (!existing_.empty() && existing_.front().first < first) {
+            near = BlockIndex{existing_.front().device + existing_.front().blocks};
+        }
+        TRY_ASSIGN(SpaceAllocator::Reservation reservation,
+                   store_.reserve(suspend, {.blocks = end - first, .near = near}));
+        const std::uint64_t blocks = std::min(reservation.run().blocks, end - first);
+        CHECK(blocks == reservation.run().blocks);
+        segments_.push_back(Segment{.target = Extent{.first = first,
+                                                     .blocks = blocks,
+                                                     .device = reservation.run().first(),
+                                                     .flags = 0},
+                                    .remapped = true,
+                                    .source = source});
+        reservations_.push_back(std::move(reservation));
+        first += blocks;
+        if (source) *source += blocks;
+    }
+    return {};
+}
+
+Result<void> DataWriter::plan(Suspend& suspend) {
+    const BlockRange around{.first = range_.first == 0 ? 0 : range_.first - 1,
+                            .end = range_.end + 1};
+    TRY(load_extents(suspend, store_.tree, blob_, around, store_.superblock.block_count,
+                     existing_));
+    std::uint64_t at = range_.first;
+    for (const Extent& old : existing_) {
+        if (old.end() <= range_.first || old.first >= range_.end) continue;
+        const Extent part = old.clip(range_.first, range_.end);
+        TRY(plan_fresh(suspend, at, part.first, std::nullopt));
+        if (part.shared()) {
+            TRY(plan_fresh(suspend, part.first, part.end(),
+                           part.written() ? std::optional(part.device) : std::nullopt));
+        } else if (part.written()) {
+            segments_.push_back(Segment{.target = part, .remapped = false, .source = part.device});
+        } else {
+            Extent target = part;
+            target.flags = 0;
+            segments_.push_back(Segment{.target = target, .remapped = true, .source = {}});
+        }
+        at = part.end();
+    }
+    return plan_fresh(suspend, at, range_.end, std::nullopt);
+}
+
+void DataWriter::copy_in(std::uint64_t from, std::uint64_t to, DmaSpan buffer) const {
+    const std::uint64_t first = std::max(from, offset_);
+    const std::uint64_t last = std::min(to, end_);
+    if (first < last) {
+        std::memcpy(buffer.data() + (first - from), from_.data() + (first - offset_), last - first);
+    }
+}
+
+// Writes [from, to) of the blob through the buffer: old content or zeroes around the new bytes.
+Result<void> DataWriter::write_edge(Suspend& suspend, const Segment& segment, std::uint64_t from,
+                                    std::uint64_t to, DmaSpan buffer) {
+    const DmaSpan bytes = buffer.first(to - from);
+    // What lies behind the end of the blob is zero by invariant and need not be read.
+    const bool old_content = segment.source && (from < offset_ || end_ < std::min(to, blob_size_));
+    if (old_content) {
+        const std::uint64_t at =
+            *segment.source * kBlockBytes + (from - segment.target.first * kBlockBytes);
+        TRY(store_.device.read(suspend, at, bytes));
+    } else {
+        std::memset(bytes.data(), 0, bytes.size());
+    }
+    copy_in(from, to, bytes);
+    batch_.write(device_byte(segment, from), bytes);
+    return {};
+}
+
+// Writes [from, to), all new bytes: from the caller's memory, or by a copy when it is not aligned.
+Result<void> DataWriter::write_direct(Suspend& suspend, const Segment& segment, std::uint64_t from,
+                                      std::uint64_t to) {
+    if (from >= to) return {};
+    const std::byte* source = from_.data() + (from - offset_);
+    if (reinterpret_cast<std::uintptr_t>(source) % 4 == 0) {
+        batch_.write(device_byte(segment, from), ConstDmaSpan(source, to - from));
+        return {};
+    }
+    TRY(acquire_bounce(suspend));
+    TRY(batch_.wait(suspend));  // the edges are done with the buffer
+    while (from < to) {
+        const std::uint64_t length = std::min<std::uint64_t>(bounce_->span().size(), to - from);
+        copy_in(from, from + length, bounce_->span());
+        TRY(store_.device.write(suspend, device_byte(segment, from),
+                                bounce_->span().first(length)));
+        from += length;
+    }
+    return {};
+}
+
+Result<void> DataWriter::write_segment(Suspend& suspend, const Segment& segment) {
+    const std::uint64_t segment_first = segment.target.first * kBlockBytes;
+    const std::uint64_t segment_end = segment.target.end() * kBlockBytes;
+    const bool in_place = !segment.remapped;
+    const std::uint64_t unit =
+        in_place ? store_.device.properties().lba_bytes : store_.superblock.cluster_bytes;
+    // In place only what is new is written; new clusters are written whole.
+    std::uint64_t from = segment_first, to = segment_end;
+    if (in_place) {
+        from = round_down(std::max(offset_, segment_first), unit);
+        to = round_up(std::min(end_, segment_end), unit);
+    }
+    const bool head = from < offset_;
+    const bool tail = end_ < to;
+    if (!head && !tail) return write_direct(suspend, segment, from, to);
+    TRY(acquire_bounce(suspend));
+    const DmaSpan buffer = bounce_->span();
+    const std::size_t half = buffer.size() / 2;
+    std::uint64_t middle_from = from, middle_to = to;
+    if (head) {
+        middle_from = from + unit;
+        TRY(write_edge(suspend, segment, from, middle_from, buffer.first(half)));
+    }
+    if (tail && to - unit >= middle_from) {
+        middle_to = to - unit;
+        TRY(write_edge(suspend, segment, middle_to, to, buffer.subspan(half)));
+    }
+    return write_direct(suspend, segment, middle_from, middle_to);
+}
+
+Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction) {
+    TRY(plan(suspend));
+    Result<void> status;
+    for (const Segment& segment : segments_) {
+        status = write_segment(suspend, segment);
+        if (!status) break;
+    }
+    const Result<void> finished = batch_.wait(suspend);
+    store_.log.note_data_written();
+    TRY(status);
+    TRY(finished);
+
+    const bool remapped = std::any_of(segments_.begin(), segments_.end(),
+                                      [](const Segment& segment) { return segment.remapped; });
+    if (remapped) {
+        if (!lock.holds_mapping()) lock.lock_mapping(suspend);
+        const BlockRange around{.first = range_.first == 0 ? 0 : range_.first - 1,
+                                .end = range_.end + 1};
+        TRY(load_extents(suspend, store_.tree, blob_, around, store_.superblock.block_count,
+                         existing_));
+        std::vector<Extent> mapping;
+        for (const Segment& segment : segments_) mapping.push_back(segment.target);
+        remap(transaction, blob_, range_, existing_, mapping);
+        for (auto& reservation : reservations_) {
+            transaction.reservations.push_back(std::move(reservation));
+        }
+    }
+    if (end_ > blob_size_) {
+        AttributesUpdate& update = transaction.attributes_of(blob_);
+        update.size_at_least = std::max(update.size_at_least, end_);
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<void> write_extents(Suspend& suspend, Blobstore::State& store, const BlobWrite& write,
+                           BlobLock& lock, Transaction::State& transaction) {
+    DataWriter writer(store, write.blob, write.offset, write.from, write.blob_size);
+    return writer.run(suspend, lock, transaction);
+}
+
+Result<void> inline_to_extents(Suspend& suspend, Blobstore::State& store, BlobId blob,
+                               BlobLock& lock) {
+    TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
+    CHECK((attributes.head.flags & kBlobInline) != 0);
+    std::string bytes;
+    TRY_ASSIGN(const bool found, store.tree.get(suspend, Key(blob, KeyKind::kInlineData), bytes));
+    Transaction transaction;
+    if (found && !bytes.empty()) {
+        // Less than a cluster, so the bytes are copied into a bounce buffer and padded with zeroes.
+        if (bytes.size() >= kMinClusterBytes) {
+            return fail(Errc::kCorrupt, "reading the inline data of blob", value(blob));
+        }
+        TRY(write_extents(suspend, store,
+                          BlobWrite{.blob = blob,
+                                    .offset = 0,
+                                    .from = std::as_bytes(std::span(bytes)),
+                                    .blob_size = attributes.head.size},
+                          lock, transaction.state()));
+    }
+    if (found) transaction.state().erase(Key(blob, KeyKind::kInlineData));
+    transaction.state().attributes_of(blob).is_inline = false;
+    TRY(store.commit(suspend, transaction.state(), false));
+    return {};
+}
+
+namespace {
+
+Result<void> write_inline(Suspend& suspend, Blobstore::State& store, const BlobWrite& write,
+                          Transaction::State& transaction) {
+    const Key key(write.blob, KeyKind::kInlineData);
+    std::string bytes;
+    TRY_ASSIGN(const bool found, store.tree.get(suspend, key, bytes));
+    if (!found) bytes.clear();
+    const std::uint64_t end = write.offset + write.from.size();
+    if (bytes.size() < end) bytes.resize(end);
+    std::memcpy(bytes.data() + write.offset, write.from.data(), write.from.size());
+    transaction.put(key, bytes);
+    AttributesUpdate& update = transaction.attributes_of(write.blob);
+    update.is_inline = true;
+    update.size_at_least = std::max(update.size_at_least, end);
+    return {};
+}
+
+}  // namespace
+
+Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offset,
+                              ConstDmaSpan from, Transaction& transaction) {
+    State& store = *state_;
+    if (from.empty()) return {};
+    if (store.read_only) return fail(Errc::kReadOnly, "writing to blob", value(blob));
+    if (offset > kMaxBlobBytes || from.size() > kMaxBlobBytes - offset) {
+        return fail(Errc::kTooLarge, "writing to blob", value(blob));
+    }
+    const std::uint64_t end = offset + from.size();
+    const std::uint64_t cluster = store.superblock.cluster_bytes;
+    BlobLock lock = store.locks.lock(suspend, blob, round_down(offset, cluster),
+                                     round_up(end, cluster), BlobLocks::Mode::kExclusive);
+    bool whole = false;
+    for (;;) {
+        TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
+        const BlobWrite write{
+            .blob = blob, .offset = offset, .from = from, .blob_size = attributes.head.size};
+        const bool is_inline = (attributes.head.flags & kBlobInline) != 0;
+        const bool stays_small = end <= store.inline_limit() &&
+                                 attributes.head.size <= store.inline_limit() &&
+                                 attributes.head.allocated_blocks == 0;
+        Result<void> status;
+        if (!is_inline && !stays_small) {
+            status = write_extents(suspend, store, write, lock, transaction.state());
+        } else if (!whole) {
+            // Small data is one value in the tree: lock all of the blob and look again.
+            lock.release();
+            lock = store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+            whole = true;
+            continue;
+        } else if (is_inline && end > store.inline_limit()) {
+            TRY(inline_to_extents(suspend, store, blob, lock));
+            continue;
+        } else {
+            status = write_inline(suspend, store, write, transaction.state());
+        }
+        TRY(status);
+        transaction.state().locks.push_back(std::move(lock));
+        return {};
+    }
+}
+
+}  // namespace blobfs::blobstore

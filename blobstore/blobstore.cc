@@ -1,0 +1,262 @@
+#include "blobstore/blobstore.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "blobstore/page.h"
+#include "blobstore/store_state.h"
+
+namespace blobfs::blobstore {
+
+namespace {
+
+constexpr std::size_t kBounceBuffers = 32;
+constexpr std::uint64_t kSmallDeviceBytes = 1ull << 30;
+
+PageIo::Geometry page_geometry(const Superblock& superblock) {
+    return {.uuid = superblock.uuid,
+            .page_bytes = superblock.page_bytes,
+            .block_count = superblock.block_count};
+}
+
+// Blocks kept back so that deleting works on a full device: about 1/64, at least what a few
+// transactions take, never more than 64 MiB.
+std::uint64_t reserve_blocks(const Superblock& superblock) {
+    return std::clamp<std::uint64_t>(superblock.block_count / 64, 128, 16384);
+}
+
+StoreInfo info_of(const Superblock& superblock) {
+    const char* label = superblock.label.data();
+    return {.uuid = superblock.uuid,
+            .label = std::string(label, strnlen(label, superblock.label.size())),
+            .cluster_bytes = superblock.cluster_bytes,
+            .page_bytes = superblock.page_bytes,
+            .inline_bytes = superblock.inline_bytes,
+            .bytes = superblock.block_count * kBlockBytes,
+            .log_bytes = superblock.log_blocks * kBlockBytes,
+            .generation = superblock.generation,
+            .mounts = superblock.mounts,
+            .created_us = superblock.created_us,
+            .written_us = superblock.written_us,
+            .clean = superblock.state == static_cast<std::uint32_t>(SuperblockState::kClean)};
+}
+
+std::uint64_t wall_clock_us() {
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                          std::chrono::system_clock::now().time_since_epoch())
+                                          .count());
+}
+
+// A random UUID, RFC 4122 version 4.
+Result<std::array<std::uint8_t, 16>> random_uuid() {
+    std::array<std::uint8_t, 16> uuid;
+    if (getrandom(uuid.data(), uuid.size(), 0) != static_cast<ssize_t>(uuid.size())) {
+        return fail(errno_error(errno, "making a UUID"));
+    }
+    uuid[6] = static_cast<std::uint8_t>((uuid[6] & 0x0f) | 0x40);
+    uuid[8] = static_cast<std::uint8_t>((uuid[8] & 0x3f) | 0x80);
+    return uuid;
+}
+
+bool power_of_two_within(std::uint32_t number, std::uint32_t low, std::uint32_t high) {
+    return std::has_single_bit(number) && number >= low && number <= high;
+}
+
+// The superblock of a new store on the device. kInvalidArgument names what is wrong.
+Result<Superblock> plan_format(const Device& device, const FormatOptions& options) {
+    Superblock plan{};
+    const std::uint64_t bytes =
+        options.device_bytes != 0 ? options.device_bytes : device.properties().bytes;
+    if (bytes > device.properties().bytes) {
+        return fail(Errc::kInvalidArgument, "formatting more than the device has");
+    }
+    if (bytes < kMinDeviceBytes) {
+        return fail(Errc::kInvalidArgument, "formatting a device of less than 16 MiB");
+    }
+    if (bytes > kMaxDeviceBytes) {
+        return fail(Errc::kInvalidArgument, "formatting a device of more than 1 PiB");
+    }
+    if (!power_of_two_within(options.cluster_bytes, kMinClusterBytes, kMaxClusterBytes)) {
+        return fail(Errc::kInvalidArgument,
+                    "choosing a cluster size: a power of two, 4 KiB to 4 MiB");
+    }
+    const std::uint32_t page_bytes =
+        options.page_bytes != 0 ? options.page_bytes
+                                : (bytes < kSmallDeviceBytes ? kMinPageBytes : kDefaultPageBytes);
+    if (!power_of_two_within(page_bytes, kMinPageBytes, kMaxPageBytes)) {
+        return fail(Errc::kInvalidArgument, "choosing a page size: 4, 8 or 16 KiB");
+    }
+    if (options.label.size() > plan.label.size()) {
+        return fail(Errc::kInvalidArgument, "choosing a label: at most 64 bytes");
+    }
+    const std::uint32_t most_inline = std::min(max_value_bytes(page_bytes), kMinClusterBytes - 1);
+    if (options.inline_bytes > most_inline) {
+        return fail(Errc::kInvalidArgument, "choosing how large inline files may be");
+    }
+    plan.version = kFormatVersion;
+    plan.state = static_cast<std::uint32_t>(SuperblockState::kClean);
+    plan.uuid = options.uuid;
+    if (plan.uuid == std::array<std::uint8_t, 16>{}) {
+        TRY_ASSIGN(plan.uuid, random_uuid());
+    }
+    std::memcpy(plan.label.data(), options.label.data(), options.label.size());
+    plan.block_bytes = kBlockBytes;
+    plan.page_bytes = page_bytes;
+    plan.cluster_bytes = options.cluster_bytes;
+    plan.inline_bytes =
+        options.inline_bytes != 0 ? options.inline_bytes : std::min(2048u, most_inline);
+    plan.block_count = bytes / kBlockBytes;
+    plan.log_start = kLogStartBlock;
+    const std::uint64_t log_bytes =
+        options.log_bytes != 0 ? options.log_bytes
+                               : std::clamp<std::uint64_t>(bytes / 64, 1u << 20, 64u << 20);
+    plan.log_blocks = round_up(log_bytes, kBlockBytes) / kBlockBytes;
+    if (plan.log_blocks < kMinLogBlocks || log_end(plan) > plan.block_count / 2) {
+        return fail(Errc::kInvalidArgument, "choosing a log size: 1 MiB to half of the device");
+    }
+    plan.generation = 1;
+    plan.epoch = 1;
+    plan.log_batch = 1;
+    plan.next_blob_id = 1;
+    plan.created_us = plan.written_us = wall_clock_us();
+    return plan;
+}
+
+template <class FrozenPage>
+Result<void> write_each(Suspend& suspend, Device& device, const std::vector<FrozenPage>& pages) {
+    for (const FrozenPage& page : pages) {
+        TRY(device.write(suspend, value(page.block) * kBlockBytes, page.bytes));
+    }
+    return {};
+}
+
+}  // namespace
+
+Blobstore::State::State(Device& dev, const OpenOptions& opts, const Superblock& sb,
+                        std::unique_ptr<PageCache> page_cache,
+                        std::unique_ptr<driver::DmaPool> bounce_pool,
+                        driver::DmaBuffer zero_cluster)
+    : device(dev),
+      options(opts),
+      superblock(sb),
+      info(info_of(sb)),
+      cache(std::move(page_cache)),
+      io(dev, page_geometry(sb)),
+      space(io, SpaceAllocator::Options{.cluster_blocks = sb.cluster_bytes / kBlockBytes,
+                                        .reserve_blocks = reserve_blocks(sb)}),
+      tree(io, *cache, space),
+      log(dev,
+          WriteAheadLog::Geometry{.uuid = sb.uuid, .start = sb.log_start, .blocks = sb.log_blocks}),
+      bounce(std::move(bounce_pool)),
+      zeroes(std::move(zero_cluster)),
+      read_only(opts.read_only) {}
+
+Result<StoreInfo> Blobstore::format(Suspend& suspend, Device& device,
+                                    const FormatOptions& options) {
+    TRY_ASSIGN(Superblock plan, plan_format(device, options));
+    PageIo io(device, page_geometry(plan));
+    SpaceAllocator space(io, {.cluster_blocks = plan.cluster_bytes / kBlockBytes});
+    TRY(space.create(suspend, {Run{BlockIndex{0}, log_end(plan)}}, Generation{plan.generation}));
+    while (!space.ready_to_freeze()) {
+        TRY(space.prepare_freeze(suspend));
+    }
+    const SpaceAllocator::Frozen frozen = space.freeze(Generation{plan.generation + 1});
+    plan.map_root = frozen.root.page;
+    plan.map_height = frozen.root.height;
+    plan.free_blocks = frozen.root.free_blocks;
+    // An interrupted format must not leave an older store that looks whole.
+    TRY(erase_superblocks(suspend, device));
+    // What was in the first MiB and at the start of the log is gone: no old signature stays.
+    TRY_ASSIGN(const driver::DmaBuffer zeroes, driver::DmaBuffer::allocate(64 * 1024));
+    for (std::uint64_t at = 0; at < (kLogStartBlock + kMinLogBlocks) * kBlockBytes;
+         at += zeroes.size()) {
+        TRY(device.write(suspend, at, zeroes.span()));
+    }
+    TRY(write_each(suspend, device, frozen.pages));
+    TRY(write_superblock(suspend, device, plan));
+    ++plan.generation;
+    TRY(write_superblock(suspend, device, plan));
+    space.release();
+    return info_of(plan);
+}
+
+Result<StoreInfo> Blobstore::inspect(Suspend& suspend, Device& device) {
+    TRY_ASSIGN(const SuperblockSlots slots, read_superblocks(suspend, device));
+    TRY_ASSIGN(const Superblock newest, slots.newest());
+    return info_of(newest);
+}
+
+Result<std::unique_ptr<Blobstore>> Blobstore::open(Suspend& suspend, Device& device,
+                                                   const OpenOptions& options) {
+    TRY_ASSIGN(const SuperblockSlots slots, read_superblocks(suspend, device));
+    TRY_ASSIGN(const Superblock newest, slots.newest());
+    OpenOptions chosen = options;
+    chosen.read_only = options.read_only || device.properties().read_only;
+    if (!chosen.read_only) {
+        TRY(check_writable(newest));
+    }
+    TRY_ASSIGN(std::unique_ptr<PageCache> cache,
+               PageCache::create(options.cache_bytes, newest.page_bytes));
+    const std::size_t bounce_bytes =
+        std::max<std::size_t>(2 * std::size_t{newest.cluster_bytes}, 64 * 1024);
+    const std::size_t bounce_count =
+        std::clamp<std::size_t>((std::size_t{8} << 20) / bounce_bytes, 2, kBounceBuffers);
+    TRY_ASSIGN(std::unique_ptr<driver::DmaPool> bounce,
+               driver::DmaPool::create(bounce_count, bounce_bytes));
+    TRY_ASSIGN(driver::DmaBuffer zeroes, driver::DmaBuffer::allocate(newest.cluster_bytes));
+    auto state = std::make_unique<State>(device, chosen, newest, std::move(cache),
+                                         std::move(bounce), std::move(zeroes));
+    State& store = *state;
+    TRY(store.recover(suspend));
+    store.start_background(suspend.reactor());
+    if (!store.read_only) {
+        if (const Result<void> resumed = store.resume_orphans(suspend); !resumed) {
+            store.stop_background(suspend);
+            return fail(resumed.error());
+        }
+    }
+    return std::unique_ptr<Blobstore>(new Blobstore(std::move(state)));
+}
+
+Blobstore::Blobstore(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Blobstore::~Blobstore() = default;
+
+Result<void> Blobstore::close(Suspend& suspend) {
+    State& store = *state_;
+    store.stop_background(suspend);
+    if (store.failure) return fail(*store.failure);
+    if (store.read_only) return {};
+    return store.checkpoint(suspend, SuperblockState::kClean);
+}
+
+void Blobstore::abandon(Suspend& suspend) { state_->stop_background(suspend); }
+
+const StoreInfo& Blobstore::info() const { return state_->info; }
+bool Blobstore::read_only() const { return state_->read_only; }
+
+SpaceInfo Blobstore::space() const {
+    const State& store = *state_;
+    const std::uint64_t free = store.space.free_blocks() + store.space.pending_blocks();
+    const std::uint64_t reserve = store.space.reserve_blocks();
+    return {.total_bytes = (store.superblock.block_count - log_end(store.superblock)) * kBlockBytes,
+            .free_bytes = free * kBlockBytes,
+            .available_bytes = (free > reserve ? free - reserve : 0) * kBlockBytes,
+            .blobs = store.blob_count};
+}
+
+Blobstore::Statistics Blobstore::statistics() const {
+    Statistics numbers = state_->counters;
+    const PageCache::Statistics cache = state_->cache->statistics();
+    numbers.cache_hits = cache.hits;
+    numbers.cache_misses = cache.misses;
+    numbers.cache_frames = cache.frames;
+    numbers.dirty_pages = state_->tree.dirty_pages();
+    return numbers;
+}
+
+}  // namespace blobfs::blobstore

@@ -1,0 +1,164 @@
+// Checkpoints: freeze without suspending, then write, flush, superblock, release. README.md,
+// "Generations and checkpoints".
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "blobstore/store_state.h"
+
+namespace blobfs::blobstore {
+
+namespace {
+
+std::uint64_t wall_clock_us() {
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                          std::chrono::system_clock::now().time_since_epoch())
+                                          .count());
+}
+
+// One command writes that many adjacent pages at most, and that many are in flight at a time.
+constexpr std::size_t kPagesPerWrite = 32;
+constexpr std::size_t kWritesInFlight = 32;
+
+// Pages that lie side by side on the device go out as one scattered write.
+template <class FrozenPage>
+Result<void> write_pages(Suspend& suspend, Device& device, const std::vector<FrozenPage>& pages) {
+    Device::Batch batch(device);
+    std::vector<driver::DmaSegment> segments;
+    std::size_t in_flight = 0;
+    for (std::size_t i = 0; i < pages.size();) {
+        segments.clear();
+        const std::uint64_t start = value(pages[i].block) * kBlockBytes;
+        std::uint64_t end = start;
+        while (i < pages.size() && segments.size() < kPagesPerWrite &&
+               value(pages[i].block) * kBlockBytes == end) {
+            segments.push_back({.data = pages[i].bytes.data(), .bytes = pages[i].bytes.size()});
+            end += pages[i].bytes.size();
+            ++i;
+        }
+        batch.write(start, segments);
+        if (++in_flight == kWritesInFlight) {
+            TRY(batch.wait(suspend));
+            in_flight = 0;
+        }
+    }
+    return batch.wait(suspend);
+}
+
+}  // namespace
+
+std::size_t Blobstore::State::dirty_page_limit() const {
+    return std::max<std::size_t>(PageCache::kMinFrames / 4, cache->statistics().frames / 4);
+}
+
+bool Blobstore::State::checkpoint_due() const {
+    return tree.dirty_pages() > dirty_page_limit() ||
+           log.used_blocks() > superblock.log_blocks / 2 || space.pending_runs() > 500'000;
+}
+
+bool Blobstore::State::must_wait_for_checkpoint(std::size_t record_bytes) const {
+    return tree.dirty_pages() > 2 * dirty_page_limit() || !log.has_room(record_bytes) ||
+           space.pending_runs() > 1'000'000;
+}
+
+void Blobstore::State::fail_store(const Error& error) {
+    if (failure) return;
+    failure = error;
+    read_only = true;
+    spdlog::critical(
+        "{}: {}: the filesystem is read-only now; what was not synced may be lost; "
+        "unmount it and check the device",
+        device.properties().name, error.message());
+}
+
+Result<SpaceAllocator::Reservation> Blobstore::State::reserve(
+    Suspend& suspend, const SpaceAllocator::Request& request) {
+    for (int attempt = 0;; ++attempt) {
+        auto reservation = space.reserve(suspend, request);
+        const bool retry = !reservation && reservation.error().code == Errc::kNoSpace &&
+                           space.pending_blocks() > 0 && attempt < 3;
+        if (!retry) return reservation;
+        TRY(checkpoint(suspend, SuperblockState::kInUse));
+    }
+}
+
+Result<void> Blobstore::State::reserve_pages(Suspend& suspend, std::uint32_t pages, bool urgent) {
+    for (int attempt = 0;; ++attempt) {
+        auto reserved = space.reserve_pages(suspend, pages, urgent);
+        const bool retry = !reserved && reserved.error().code == Errc::kNoSpace &&
+                           space.pending_blocks() > 0 && attempt < 3;
+        if (!retry) return reserved;
+        TRY(checkpoint(suspend, SuperblockState::kInUse));
+    }
+}
+
+Result<void> Blobstore::State::checkpoint(Suspend& suspend, SuperblockState mark_state) {
+    const std::uint64_t asked_after = checkpoints_begun;
+    const driver::FiberMutex::Guard guard(suspend, checkpoint_mutex);
+    // Whoever waited meanwhile for a whole one, begun after it asked, has what it wanted.
+    if (checkpoints_begun > asked_after && mark_state == SuperblockState::kInUse) return {};
+    if (read_only) return failure ? fail(*failure) : fail(Errc::kReadOnly, "writing a checkpoint");
+    while (!space.ready_to_freeze()) {
+        const Result<void> ready = space.prepare_freeze(suspend);
+        if (!ready) {
+            fail_store(ready.error());
+            return ready;
+        }
+    }
+    // Nothing suspends from here until everything is frozen.
+    const Generation frozen_generation = generation;
+    const Sequence contained = log.last_appended();
+    const LogPosition log_mark = log.mark();
+    const Generation next{value(generation) + 2};
+    ++checkpoints_begun;
+    const Btree::Frozen frozen_tree = tree.freeze(next);
+    const SpaceAllocator::Frozen frozen_space = space.freeze(next);
+    generation = next;
+    Superblock fresh = superblock;
+    fresh.state = static_cast<std::uint32_t>(mark_state);
+    fresh.generation = value(frozen_generation);
+    fresh.epoch = log.epoch();
+    fresh.log_position = log_mark.block;
+    fresh.log_batch = log_mark.batch;
+    fresh.transaction = value(contained);
+    fresh.tree_root = frozen_tree.root.page;
+    fresh.tree_height = frozen_tree.root.height;
+    fresh.map_root = frozen_space.root.page;
+    fresh.map_height = frozen_space.root.height;
+    fresh.free_blocks = frozen_space.root.free_blocks;
+    fresh.next_blob_id = next_blob_id;
+    fresh.blob_count = blob_count;
+    fresh.written_us = wall_clock_us();
+
+    Result<void> status = write_pages(suspend, device, frozen_tree.pages);
+    if (status) status = write_pages(suspend, device, frozen_space.pages);
+    // Into both slots, one after the other, so that either is damaged at no loss at any time: until
+    // both are durable nothing is released, and the root in the other slot is whole.
+    if (status) status = write_superblock(suspend, device, fresh);
+    ++fresh.generation;
+    if (status) status = write_superblock(suspend, device, fresh);
+    if (!status) {
+        fail_store(status.error());
+        return status;
+    }
+    superblock = fresh;
+    info.generation = fresh.generation;
+    info.written_us = fresh.written_us;
+    tree.thaw();
+    space.release();
+    log.trim(log_mark);
+    log.note_durable(contained);
+    ++counters.checkpoints;
+    last_checkpoint_us = suspend.reactor().now_us();
+    return {};
+}
+
+Result<void> Blobstore::checkpoint(Suspend& suspend) {
+    if (state_->failure) return fail(*state_->failure);
+    if (state_->read_only) return {};
+    return state_->checkpoint(suspend, SuperblockState::kInUse);
+}
+
+}  // namespace blobfs::blobstore

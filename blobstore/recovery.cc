@@ -1,0 +1,96 @@
+// Recovery: the newest root, then the log. README.md, "Generations and checkpoints".
+
+#include <spdlog/spdlog.h>
+
+#include "blobstore/store_state.h"
+
+namespace blobfs::blobstore {
+
+namespace {
+
+// Ids handed out before a crash, but not committed durably, may have been seen (file handles): what
+// follows starts well behind them. More than anybody creates between two background commits.
+constexpr std::uint64_t kIdGap = 1u << 24;
+
+bool sane_key(KeyView key) { return key.size() >= 9 && key.size() <= kMaxKeyBytes; }
+
+}  // namespace
+
+Result<void> Blobstore::State::recover(Suspend& suspend) {
+    generation = Generation{superblock.generation + 1};
+    next_blob_id = superblock.next_blob_id;
+    blob_count = superblock.blob_count;
+    tree.open(TreeRoot{.page = superblock.tree_root, .height = superblock.tree_height}, generation);
+    TRY(space.open(suspend,
+                   MapRoot{.page = superblock.map_root,
+                           .height = superblock.map_height,
+                           .free_blocks = superblock.free_blocks},
+                   generation));
+    const LogPosition from{.block = superblock.log_position, .batch = superblock.log_batch};
+    const Sequence contained{superblock.transaction};
+
+    // First pass: blocks that became file data, so that the second hands none of them to the tree.
+    TRY_ASSIGN(const WriteAheadLog::End end,
+               log.replay(suspend, superblock.epoch, from, contained,
+                          [&](Suspend& s, Sequence, const LogOperation& operation) -> Result<void> {
+                              if (operation.type != LogOperationType::kAllocate) return {};
+                              return space.replay_allocate(s, operation.run);
+                          }));
+    // Second pass: everything else.
+    const auto apply = [&](Suspend& s, Sequence, const LogOperation& operation) -> Result<void> {
+        switch (operation.type) {
+            case LogOperationType::kPut:
+            case LogOperationType::kErase: {
+                if (!sane_key(operation.key) || operation.value.size() > tree.max_value_bytes()) {
+                    return fail(Errc::kCorrupt, "replaying the log");
+                }
+                while (!tree.resident(operation.key)) {
+                    TRY(tree.fetch(s, operation.key));
+                }
+                const std::uint32_t pages = tree.max_pages_per_change();
+                if (space.reserved_pages() < pages) {
+                    TRY(space.reserve_pages(s, pages, true));
+                    while (!tree.resident(operation.key)) {
+                        TRY(tree.fetch(s, operation.key));
+                    }
+                }
+                const bool attributes = key_kind(operation.key) == KeyKind::kAttributes;
+                if (operation.type == LogOperationType::kErase) {
+                    if (tree.erase(operation.key) && attributes) --blob_count;
+                } else {
+                    if (attributes && !tree.peek(operation.key)) ++blob_count;
+                    tree.put(operation.key, operation.value);
+                }
+                return {};
+            }
+            case LogOperationType::kFree:
+                space.free(operation.run);
+                return {};
+            case LogOperationType::kNextBlobId:
+                next_blob_id = std::max(next_blob_id, value(operation.next_blob_id));
+                return {};
+            case LogOperationType::kAllocate:
+                return {};
+            default:
+                return fail(Errc::kCorrupt, "replaying the log");
+        }
+    };
+    TRY_ASSIGN(const WriteAheadLog::End again,
+               log.replay(suspend, superblock.epoch, from, contained, apply));
+    if (again.batches != end.batches) return fail(Errc::kIo, "replaying the log twice");
+    if (superblock.state != static_cast<std::uint32_t>(SuperblockState::kClean)) {
+        next_blob_id += kIdGap;
+        spdlog::info("{}: was not unmounted cleanly; {} batches of the log replayed",
+                     device.properties().name, end.batches);
+    }
+    if (read_only) return {};
+
+    // A new epoch, made durable before anything is written to the log: records of the old one that
+    // lie beyond the tail can never be taken for new ones. Its ring starts where the old one ended.
+    TRY(log.open(superblock.epoch + 1, LogPosition{.block = end.position.block, .batch = 1},
+                 end.last_transaction));
+    ++superblock.mounts;
+    return checkpoint(suspend, SuperblockState::kInUse);
+}
+
+}  // namespace blobfs::blobstore

@@ -1,0 +1,110 @@
+#pragma once
+
+// What a Blobstore is made of; private to the blobstore. Reactor thread.
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "blobstore/blob_lock.h"
+#include "blobstore/blobstore.h"
+#include "blobstore/btree.h"
+#include "blobstore/page_cache.h"
+#include "blobstore/page_io.h"
+#include "blobstore/space_allocator.h"
+#include "blobstore/superblock.h"
+#include "blobstore/transaction_state.h"
+#include "blobstore/write_ahead_log.h"
+#include "driver/reactor/dma_pool.h"
+#include "driver/reactor/gate.h"
+#include "driver/reactor/reactor.h"
+
+namespace blobfs::blobstore {
+
+// One blob's AttributesValue and the block behind it, as stored.
+struct StoredAttributes {
+    AttributesValue head{};
+    std::string block;
+};
+
+struct Blobstore::State {
+    State(Device& device, const OpenOptions& options, const Superblock& superblock,
+          std::unique_ptr<PageCache> page_cache, std::unique_ptr<driver::DmaPool> bounce_pool,
+          driver::DmaBuffer zero_cluster);
+
+    Device& device;
+    OpenOptions options;
+    Superblock superblock;  // the durable one
+    StoreInfo info;
+    std::unique_ptr<PageCache> cache;
+    PageIo io;
+    SpaceAllocator space;
+    Btree tree;
+    WriteAheadLog log;
+    BlobLocks locks;
+    // Copies of partial blocks, inline data and edges; each buffer holds two clusters.
+    // A fiber holds one of them at a time.
+    std::unique_ptr<driver::DmaPool> bounce;
+    driver::DmaBuffer zeroes;  // one cluster
+
+    Generation generation{};  // of the changes being made
+    std::uint64_t next_blob_id = 1;
+    std::uint64_t blob_count = 0;
+    bool read_only = false;
+    std::optional<Error> failure;  // why the store refuses changes
+    Statistics counters;
+
+    // Background work (background.cc).
+    driver::FiberMutex checkpoint_mutex;
+    bool checkpoint_wanted = false;
+    std::uint64_t checkpoints_begun = 0;
+    driver::Gate gate;  // background fibers pass it; close() shuts it
+    driver::Reactor* reactor = nullptr;
+    std::uint64_t last_checkpoint_us = 0;
+    std::optional<driver::Reactor::TimerId> timer;
+
+    [[nodiscard]] std::uint64_t cluster_blocks() const {
+        return superblock.cluster_bytes / kBlockBytes;
+    }
+    [[nodiscard]] std::uint64_t inline_limit() const { return superblock.inline_bytes; }
+
+    // Attributes (attributes.cc). ---------------------------------------------------------------
+    Result<StoredAttributes> load_attributes(Suspend& suspend, BlobId blob);
+    // The value that the update makes of the present one. kNotFound, kExists.
+    Result<std::string> resolve(const AttributesUpdate& update) const;
+
+    // Space. ------------------------------------------------------------------------------------
+    // Like SpaceAllocator::reserve, and makes a checkpoint when only that can free space.
+    Result<SpaceAllocator::Reservation> reserve(Suspend& suspend,
+                                                const SpaceAllocator::Request& request);
+    Result<void> reserve_pages(Suspend& suspend, std::uint32_t pages, bool urgent);
+
+    // Transactions (commit.cc). -----------------------------------------------------------------
+    Result<Sequence> commit(Suspend& suspend, Transaction::State& transaction, bool urgent);
+    // Frees what lies behind the blob's size, in bounded transactions, then the orphan record.
+    // REQUIRES that the caller holds the blob's range behind it and its mapping.
+    Result<void> finish_truncate(Suspend& suspend, BlobId blob, std::uint64_t size);
+    Result<void> delete_blob(Suspend& suspend, BlobId blob);
+
+    // Checkpoints (checkpoint.cc). --------------------------------------------------------------
+    Result<void> checkpoint(Suspend& suspend, SuperblockState mark);
+    // Starts one in the background unless one is wanted already.
+    void want_checkpoint();
+    // Enough has gathered that one should be made; twice as much: changes wait for it.
+    [[nodiscard]] bool checkpoint_due() const;
+    [[nodiscard]] bool must_wait_for_checkpoint(std::size_t record_bytes) const;
+    [[nodiscard]] std::size_t dirty_page_limit() const;
+    void fail_store(const Error& error);
+
+    // Recovery (recovery.cc). -------------------------------------------------------------------
+    Result<void> recover(Suspend& suspend);
+    Result<void> resume_orphans(Suspend& suspend);
+
+    // Background (background.cc). ---------------------------------------------------------------
+    void start_background(driver::Reactor& on);
+    void stop_background(Suspend& suspend);
+    void tick(Suspend& suspend);
+    void arm_timer();
+};
+
+}  // namespace blobfs::blobstore

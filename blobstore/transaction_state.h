@@ -1,0 +1,77 @@
+#pragma once
+
+// What a Transaction collects; private to the blobstore. Reactor thread.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "blobstore/blob_lock.h"
+#include "blobstore/key.h"
+#include "blobstore/space_allocator.h"
+#include "blobstore/transaction.h"
+
+namespace blobfs::blobstore {
+
+// How a blob's AttributesValue is to change. Resolved against the value in the tree when the
+// transaction is applied, so that an attribute change and a data change of two fibers both count.
+struct AttributesUpdate {
+    BlobId blob{};
+    bool create = false;
+    std::optional<std::string> block{};
+    std::optional<std::uint64_t> set_size{};
+    std::uint64_t size_at_least = 0;
+    std::int64_t allocated_blocks = 0;  // added
+    std::optional<bool> is_inline{};
+};
+
+struct Transaction::State {
+    struct Change {
+        std::string key;
+        std::string value;
+        bool erase;
+    };
+
+    std::vector<AttributesUpdate> attributes;
+    std::vector<Change> changes;  // in order: later ones win
+    std::vector<SpaceAllocator::Reservation> reservations;
+    std::vector<Run> frees;
+    std::vector<BlobLock> locks;
+
+    // A truncation that has more extents to free than one transaction may: the rest is freed in
+    // further transactions before the locks are released.
+    struct Remainder {
+        BlobId blob{};
+        std::uint64_t size = 0;
+    };
+    std::optional<Remainder> remainder;
+
+    AttributesUpdate& attributes_of(BlobId blob) {
+        for (AttributesUpdate& update : attributes) {
+            if (update.blob == blob) return update;
+        }
+        attributes.push_back(AttributesUpdate{.blob = blob});
+        return attributes.back();
+    }
+    void put(KeyView key, ValueView bytes) {
+        changes.push_back(
+            Change{.key = std::string(key), .value = std::string(bytes), .erase = false});
+    }
+    void erase(KeyView key) {
+        changes.push_back(Change{.key = std::string(key), .value = {}, .erase = true});
+    }
+    [[nodiscard]] bool empty() const {
+        return attributes.empty() && changes.empty() && reservations.empty() && frees.empty();
+    }
+    // Forgets everything: reserved blocks are given back, locks released.
+    void clear() {
+        attributes.clear();
+        changes.clear();
+        reservations.clear();
+        frees.clear();
+        remainder.reset();
+        locks.clear();
+    }
+};
+
+}  // namespace blobfs::blobstore

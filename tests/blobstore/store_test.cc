@@ -1,0 +1,266 @@
+// The blobstore's claims, one by one.
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "driver/memory/dma_buffer.h"
+#include "store_fixture.h"
+
+namespace blobfs::blobstore {
+namespace {
+
+BlobId create(Suspend& suspend, Blobstore& store, std::string_view attributes = "a") {
+    const BlobId blob = store.allocate_id();
+    Transaction transaction;
+    transaction.create_blob(blob, attributes);
+    must(store.commit(suspend, transaction));
+    return blob;
+}
+
+Result<void> try_write(Suspend& suspend, Blobstore& store, BlobId blob, std::uint64_t offset,
+                       ConstDmaSpan from) {
+    Transaction transaction;
+    TRY(store.write(suspend, blob, offset, from, transaction));
+    TRY(store.commit(suspend, transaction));
+    return {};
+}
+
+driver::DmaBuffer filled(std::size_t bytes, int with) {
+    driver::DmaBuffer buffer = must(driver::DmaBuffer::allocate(bytes));
+    std::memset(buffer.data(), with, bytes);
+    return buffer;
+}
+
+void remove(Suspend& suspend, Blobstore& store, BlobId blob) {
+    Transaction transaction;
+    transaction.set_urgent();
+    transaction.add_orphan(blob);
+    must(store.commit(suspend, transaction));
+    must(store.delete_blob(suspend, blob));
+}
+
+// Overwrites a superblock slot with rubbish.
+void damage_slot(Suspend& suspend, Device& device, int slot) {
+    const driver::DmaBuffer rubbish = filled(kBlockBytes, 0x5a);
+    must(device.write(suspend, kSuperblockBlocks[slot] * kBlockBytes, rubbish.span()));
+}
+
+TEST(Blobstore, HoldsWhatWasSyncedAfterACrash) {
+    StoreFixture fixture;
+    fixture.run([&](Suspend& suspend) {
+        const BlobId blob = create(suspend, *fixture.store, "synced");
+        const driver::DmaBuffer data = filled(100'000, 7);
+        must(try_write(suspend, *fixture.store, blob, 0, data.span()));
+        must(fixture.store->sync(suspend));
+        fixture.reopen(suspend, false);
+        EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).block, "synced");
+        EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).size, 100'000u);
+        fixture.expect_sound(suspend);
+    });
+}
+
+TEST(Blobstore, DropsWhatWasNotSyncedAsOneSuffix) {
+    OpenOptions options;
+    options.commit_interval_ms = 0;
+    StoreFixture fixture("mem:64MiB", {}, options);
+    fixture.run([&](Suspend& suspend) {
+        const BlobId first = create(suspend, *fixture.store);
+        must(fixture.store->sync(suspend));
+        const BlobId second = create(suspend, *fixture.store);
+        fixture.reopen(suspend, false);
+        EXPECT_TRUE(fixture.store->attributes(suspend, first).has_value());
+        EXPECT_EQ(fixture.store->attributes(suspend, second).error().code, Errc::kNotFound);
+        fixture.expect_sound(suspend);
+    });
+}
+
+TEST(Blobstore, NeverGivesAnIdTwiceAcrossACrash) {
+    OpenOptions options;
+    options.commit_interval_ms = 0;
+    StoreFixture fixture("mem:64MiB", {}, options);
+    fixture.run([&](Suspend& suspend) {
+        const BlobId lost = create(suspend, *fixture.store);
+        fixture.reopen(suspend, false);
+        EXPECT_GT(value(fixture.store->allocate_id()), value(lost));
+    });
+}
+
+TEST(Blobstore, FallsBackToTheOtherSuperblockSlotAtAnyTime) {
+    for (const int slot : {0, 1}) {
+        for (const bool clean : {true, false}) {
+            StoreFixture fixture;
+            fixture.run([&](Suspend& suspend) {
+                const BlobId blob = create(suspend, *fixture.store);
+                const driver::DmaBuffer data = filled(50'000, 3);
+                // Enough checkpoints that an old root would reach blocks that were used again.
+                for (int i = 0; i < 20; ++i) {
+                    must(try_write(suspend, *fixture.store, blob, 0, data.span()));
+                    remove(suspend, *fixture.store, create(suspend, *fixture.store));
+                    must(fixture.store->checkpoint(suspend));
+                }
+                if (clean) {
+                    must(fixture.store->close(suspend));
+                } else {
+                    fixture.store->abandon(suspend);
+                }
+                fixture.store.reset();
+                damage_slot(suspend, *fixture.device, slot);
+                fixture.store = must(Blobstore::open(suspend, *fixture.device, fixture.options));
+                EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).size, 50'000u);
+                fixture.expect_sound(suspend);
+            });
+        }
+    }
+}
+
+TEST(Blobstore, SaysSoWhenBothSuperblocksAreDamaged) {
+    StoreFixture fixture;
+    fixture.run([&](Suspend& suspend) {
+        must(fixture.store->close(suspend));
+        fixture.store.reset();
+        damage_slot(suspend, *fixture.device, 0);
+        damage_slot(suspend, *fixture.device, 1);
+        const auto opened = Blobstore::open(suspend, *fixture.device, {});
+        ASSERT_FALSE(opened.has_value());
+        EXPECT_TRUE(opened.error().code == Errc::kCorrupt ||
+                    opened.error().code == Errc::kWrongFormat)
+            << opened.error().message();
+    });
+}
+
+TEST(Blobstore, DeletesOnAFullDeviceAndGivesTheSpaceBack) {
+    StoreFixture fixture("mem:32MiB");
+    fixture.run([&](Suspend& suspend) {
+        const driver::DmaBuffer data = filled(256 * 1024, 1);
+        const std::uint64_t free_before = fixture.store->space().free_bytes;
+        for (int round = 0; round < 3; ++round) {
+            std::vector<BlobId> blobs;
+            for (bool full = false; !full;) {
+                const BlobId blob = fixture.store->allocate_id();
+                Transaction transaction;
+                transaction.create_blob(blob, "x");
+                const auto created = fixture.store->commit(suspend, transaction);
+                if (created) blobs.push_back(blob);
+                const Result<void> written =
+                    created ? try_write(suspend, *fixture.store, blob, 0, data.span())
+                            : fail(created.error());
+                if (!written) {
+                    EXPECT_EQ(written.error().code, Errc::kNoSpace) << written.error().message();
+                    full = true;
+                }
+            }
+            EXPECT_GT(blobs.size(), 80u);
+            fixture.expect_sound(suspend);
+            for (const BlobId blob : blobs) remove(suspend, *fixture.store, blob);
+            must(fixture.store->checkpoint(suspend));
+            EXPECT_GT(fixture.store->space().free_bytes, free_before - (512 << 10));
+        }
+        fixture.expect_sound(suspend);
+    });
+}
+
+TEST(Blobstore, CutsABlobOfManyExtentsAtomically) {
+    StoreFixture fixture("mem:128MiB");
+    fixture.run([&](Suspend& suspend) {
+        const BlobId blob = create(suspend, *fixture.store);
+        const driver::DmaBuffer data = filled(4096, 9);
+        for (std::uint64_t i = 0; i < 300; ++i) {
+            must(try_write(suspend, *fixture.store, blob, i * 2 * 4096, data.span()));
+        }
+        EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).allocated_bytes, 300u * 4096);
+        Transaction transaction;
+        must(fixture.store->truncate(suspend, blob, 5000, transaction));
+        must(fixture.store->commit(suspend, transaction));
+        EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).allocated_bytes, 4096u);
+        EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).size, 5000u);
+        fixture.expect_sound(suspend);
+    });
+}
+
+TEST(Blobstore, ShowsZeroesWhereTruncateCutAndGrewAgain) {
+    for (const std::uint32_t inline_bytes : {0u, 1u}) {
+        StoreFixture fixture("mem:64MiB", {.inline_bytes = inline_bytes});
+        fixture.run([&](Suspend& suspend) {
+            const BlobId blob = create(suspend, *fixture.store);
+            const driver::DmaBuffer data = filled(10'000, 0x77);
+            must(try_write(suspend, *fixture.store, blob, 0, data.span()));
+            for (const std::uint64_t size : {100u, 9'000u}) {
+                Transaction transaction;
+                must(fixture.store->truncate(suspend, blob, size, transaction));
+                must(fixture.store->commit(suspend, transaction));
+            }
+            const driver::DmaBuffer read = filled(12'288, 1);
+            EXPECT_EQ(must(fixture.store->read(suspend, blob, 0, read.span())), 9'000u);
+            EXPECT_EQ(std::count(read.data(), read.data() + 9'000, std::byte{0x77}), 100);
+            EXPECT_EQ(std::count(read.data(), read.data() + 9'000, std::byte{0}), 8'900);
+        });
+    }
+}
+
+TEST(Blobstore, KeepsSmallBlobsInTheTree) {
+    StoreFixture fixture;
+    fixture.run([&](Suspend& suspend) {
+        const BlobId blob = create(suspend, *fixture.store);
+        const driver::DmaBuffer data = filled(4096, 5);
+        must(try_write(suspend, *fixture.store, blob, 0, data.span().first(600)));
+        EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).allocated_bytes, 0u);
+        must(try_write(suspend, *fixture.store, blob, 600, data.span()));
+        EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).allocated_bytes, 8192u);
+        const driver::DmaBuffer read = filled(8192, 0);
+        EXPECT_EQ(must(fixture.store->read(suspend, blob, 0, read.span())), 4696u);
+        EXPECT_EQ(std::count(read.data(), read.data() + 4696, std::byte{5}), 4696);
+    });
+}
+
+TEST(Blobstore, FindsDataAndHoles) {
+    StoreFixture fixture;
+    fixture.run([&](Suspend& suspend) {
+        const BlobId blob = create(suspend, *fixture.store);
+        const driver::DmaBuffer data = filled(4096, 5);
+        must(try_write(suspend, *fixture.store, blob, 1 << 20, data.span()));
+        must(try_write(suspend, *fixture.store, blob, 3 << 20, data.span()));
+        Blobstore& store = *fixture.store;
+        EXPECT_EQ(must(store.next_data(suspend, blob, 0)), 1u << 20);
+        EXPECT_EQ(must(store.next_hole(suspend, blob, 0)), 0u);
+        EXPECT_EQ(must(store.next_hole(suspend, blob, 1 << 20)), (1u << 20) + 4096);
+        EXPECT_EQ(must(store.next_data(suspend, blob, (1 << 20) + 4096)), 3u << 20);
+        const std::uint64_t size = (3u << 20) + 4096;
+        EXPECT_EQ(must(store.next_hole(suspend, blob, 3 << 20)), size);
+        EXPECT_EQ(must(store.next_data(suspend, blob, size)), size);
+    });
+}
+
+TEST(Blobstore, OpensReadOnlyAfterACrashWithoutWriting) {
+    StoreFixture fixture;
+    fixture.run([&](Suspend& suspend) {
+        const BlobId blob = create(suspend, *fixture.store, "seen");
+        must(fixture.store->sync(suspend));
+        fixture.store->abandon(suspend);
+        fixture.store.reset();
+        const std::uint64_t writes = fixture.device->statistics().writes;
+        OpenOptions options;
+        options.read_only = true;
+        fixture.store = must(Blobstore::open(suspend, *fixture.device, options));
+        EXPECT_EQ(must(fixture.store->attributes(suspend, blob)).block, "seen");
+        Transaction transaction;
+        transaction.create_blob(fixture.store->allocate_id(), "");
+        EXPECT_EQ(fixture.store->commit(suspend, transaction).error().code, Errc::kReadOnly);
+        must(fixture.store->close(suspend));
+        EXPECT_EQ(fixture.device->statistics().writes, writes);
+        fixture.store = must(Blobstore::open(suspend, *fixture.device, {}));
+    });
+}
+
+TEST(Blobstore, RefusesWhatIsNotABlobfs) {
+    StoreFixture fixture;
+    fixture.run([&](Suspend& suspend) {
+        auto other = must(Device::open(suspend, "mem:32MiB"));
+        EXPECT_EQ(Blobstore::inspect(suspend, *other).error().code, Errc::kWrongFormat);
+        EXPECT_EQ(Blobstore::open(suspend, *other, {}).error().code, Errc::kWrongFormat);
+        must(other->close(suspend));
+    });
+}
+
+}  // namespace
+}  // namespace blobfs::blobstore
