@@ -1,0 +1,50 @@
+#!/bin/bash
+# A full device is ENOSPC; what was there stays whole, rm works, the space comes back and can be used;
+# with one large file, with many small ones, and across a remount while full.
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/lib.sh"
+make_filesystem disk 64M
+mount_filesystem disk
+folder=$(mount_of disk)
+head -c 5000000 /dev/urandom >"$folder/precious"
+cp "$folder/precious" "$WORK/precious"
+sync "$folder/precious"
+free=$(free_bytes "$folder")
+
+fill() { # a file as large as it gets
+    local status=0
+    dd if=/dev/urandom of="$folder/large" bs=256k 2>"$WORK/error" || status=$?
+    sync -f "$folder" 2>>"$WORK/error" || status=$?
+    [[ $status != 0 ]] || fail "more was written than fits"
+    grep -q 'No space left' "$WORK/error" || fail "not ENOSPC: $(<"$WORK/error")"
+}
+for round in 1 2 3; do
+    fill
+    large=$(allocated_bytes "$folder/large")
+    ((large > free * 8 / 10)) || fail "round $round: only $large of $free bytes could be written"
+    ! head -c 3000000 /dev/urandom 2>/dev/null >"$folder/another" || ! sync "$folder/another" 2>/dev/null || fail "more fits into a full device"
+    cmp "$folder/precious" "$WORK/precious" || fail "a full device hurt another file"
+    [[ $round == 2 ]] && remount_filesystem disk
+    rm -f "$folder/large" "$folder/another"
+    space_is_back() { sync -f "$folder" && (($(free_bytes "$folder") > free - 2000000)); }
+    wait_until 20 space_is_back || fail "round $round: $(free_bytes "$folder") of $free bytes came back"
+done
+
+# Many small files, until names or data find no room.
+mkdir "$folder/small"
+i=0
+while mkdir "$folder/small/$i" 2>"$WORK/error"; do
+    (cd "$folder/small/$i" && for n in $(seq 1 500); do echo "file $n of $i" >"$n" || exit 1; done) 2>"$WORK/error" || break
+    i=$((i + 1))
+    ((i < 2000)) || fail "a million files fit into 64 MiB"
+done
+grep -q 'No space left' "$WORK/error" || fail "not ENOSPC: $(<"$WORK/error")"
+say "$i times 500 small files fit into 64 MiB"
+cmp "$folder/precious" "$WORK/precious" || fail "a full device hurt another file"
+((i == 0)) || equal "$(<"$folder/small/0/77")" "file 77 of 0" "a small file"
+rm -r "$folder/small"
+wait_until 20 space_is_back || fail "$(free_bytes "$folder") of $free bytes came back after rm -r"
+cp "$WORK/precious" "$folder/again" && sync "$folder/again"
+remount_filesystem disk
+cmp "$folder/precious" "$WORK/precious" && cmp "$folder/again" "$WORK/precious"
+unmount_filesystem disk
