@@ -72,8 +72,12 @@ TEST_F(PageCacheTest, PinnedAndDirtyPagesStay) {
         cache().pin(pinned);
         ASSERT_TRUE(load(suspend, pointers_[1]).has_value());
         cache().readdress(*cache().find(pointers_[1].block), 5000);
-        for (const PagePointer& pointer : std::span(pointers_).subspan(2)) {
-            ASSERT_TRUE(load(suspend, pointer).has_value());
+        // Often enough that the clock's hand comes by twice and finds them unused.
+        for (int round = 0; round < 3; ++round) {
+            for (const PagePointer& pointer : std::span(pointers_).subspan(2)) {
+                if (cache().find(pointer.block) != nullptr) continue;
+                ASSERT_TRUE(load(suspend, pointer).has_value());
+            }
         }
         EXPECT_EQ(cache().find(pointers_[0].block), &pinned);
         EXPECT_EQ(cache().find(pointers_[1].block), nullptr);
