@@ -118,6 +118,11 @@ Result<void> AllocationMap::decode(MapPage& page, std::uint64_t free_blocks) con
         return damaged("reading the allocation map: another page than the one wanted",
                        page.pointer.block);
     }
+    if (header.slot_count != 0 || header.content_start != 0 || header.garbage_bytes != 0 ||
+        header.prefix_bytes != 0 || header.reserved != 0) {
+        return damaged("reading the allocation map: header fields of a tree page are set",
+                       page.pointer.block);
+    }
     const std::byte* content = bytes + sizeof(header);
     std::uint64_t counted = 0;
     if (page.level == 0) {
@@ -136,6 +141,10 @@ Result<void> AllocationMap::decode(MapPage& page, std::uint64_t free_blocks) con
         for (std::size_t i = 0; i < entries.size(); ++i) {
             const std::uint64_t covered = page.entries[i].free_blocks;
             const bool written = entries[i].child.block != 0;
+            if (entries[i].child.generation > page.pointer.generation) {
+                return damaged("reading the allocation map: a page newer than the one above it",
+                               page.pointer.block);
+            }
             if (written ? entries[i].free_blocks > covered
                         : entries[i].free_blocks != covered || entries[i].child != PagePointer{}) {
                 return damaged("reading the allocation map: a wrong count of free blocks",

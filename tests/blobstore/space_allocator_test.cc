@@ -459,6 +459,8 @@ TEST_F(SpaceAllocatorTest, ForgedPagesAreDamage) {
     EXPECT_EQ(code([](PageHeader& h, std::byte*, MapRoot&) { h.kind = PageKind::kLeaf; }),
               Errc::kCorrupt);
     EXPECT_EQ(code([](PageHeader& h, std::byte*, MapRoot&) { h.level = 1; }), Errc::kCorrupt);
+    EXPECT_EQ(code([](PageHeader& h, std::byte*, MapRoot&) { h.slot_count = 1; }), Errc::kCorrupt);
+    EXPECT_EQ(code([](PageHeader& h, std::byte*, MapRoot&) { h.reserved = 1; }), Errc::kCorrupt);
     EXPECT_EQ(code([](PageHeader& h, std::byte*, MapRoot&) { h.map_index = 1; }), Errc::kCorrupt);
     EXPECT_EQ(code([](PageHeader&, std::byte* b, MapRoot&) { b[400] ^= std::byte{1}; }),
               Errc::kCorrupt);
