@@ -13,6 +13,7 @@
 #include <random>
 #include <vector>
 
+#include "driver/device_name.h"
 #include "driver/memory/environment.h"
 #include "driver/nvme_device.h"
 #include "driver/reactor/reactor.h"
@@ -27,6 +28,19 @@ std::string scratch_file(const char* name) {
     const char* directory = std::getenv("TMPDIR");
     return std::string(directory != nullptr ? directory : "/tmp") + "/blobfs-device-test-" +
            std::to_string(getpid()) + "-" + name;
+}
+
+const std::vector<std::byte>& pattern() {
+    static const std::vector<std::byte> bytes = [] {
+        std::vector<std::byte> result((4 << 20) + 65536);
+        std::mt19937_64 random(99);
+        for (std::size_t at = 0; at < result.size(); at += sizeof(std::uint64_t)) {
+            const std::uint64_t word = random();
+            std::memcpy(result.data() + at, &word, sizeof word);
+        }
+        return result;
+    }();
+    return bytes;
 }
 
 struct ScratchFile {
@@ -100,12 +114,9 @@ void DeviceTest::run_model(Device& device, std::uint32_t seed, int fibers, int o
                     const DmaSpan span = buffer.span().subspan(skew, bytes);
                     const unsigned what = random() % 16;
                     if (what < 7) {
-                        const auto value = static_cast<unsigned char>(random());
-                        for (std::size_t b = 0; b < bytes; ++b) {
-                            span[b] = static_cast<std::byte>(value + b / 7 + b / 4096);
-                        }
-                        std::copy(span.begin(), span.end(),
-                                  model.begin() + static_cast<std::ptrdiff_t>(at));
+                        // Bytes that differ from block to block and from write to write.
+                        std::memcpy(span.data(), pattern().data() + random() % 65536, bytes);
+                        std::memcpy(model.data() + at, span.data(), bytes);
                         const auto flags =
                             random() % 16 == 0 ? WriteFlags::kForceUnitAccess : WriteFlags::kNone;
                         const Result<void> done = device.write(suspend, base + at, span, flags);
@@ -113,7 +124,7 @@ void DeviceTest::run_model(Device& device, std::uint32_t seed, int fibers, int o
                         std::fill_n(known.begin() + static_cast<std::ptrdiff_t>(at / lba), blocks,
                                     true);
                     } else if (what < 13) {
-                        std::fill(span.begin(), span.end(), std::byte{0xee});
+                        std::memset(span.data(), 0xee, bytes);
                         const Result<void> done = device.read(suspend, base + at, span);
                         ASSERT_TRUE(done) << done.error().message();
                         for (std::size_t b = 0; b < blocks; ++b) {
@@ -124,8 +135,7 @@ void DeviceTest::run_model(Device& device, std::uint32_t seed, int fibers, int o
                         }
                     } else if (what == 13) {
                         ASSERT_TRUE(device.write_zeroes(suspend, base + at, bytes));
-                        std::fill_n(model.begin() + static_cast<std::ptrdiff_t>(at), bytes,
-                                    std::byte{0});
+                        std::memset(model.data() + at, 0, bytes);
                         std::fill_n(known.begin() + static_cast<std::ptrdiff_t>(at / lba), blocks,
                                     true);
                     } else if (what == 14) {
@@ -189,6 +199,67 @@ TEST_F(DeviceTest, EveryGeometryHoldsWhatWasWritten) {
             }
         }
     }
+}
+
+TEST_F(DeviceTest, EveryWayToAFileHoldsWhatWasWritten) {
+    std::uint32_t seed = 100;
+    for (const std::uint32_t lba : {512U, 4096U}) {
+        for (const bool direct : {false, true}) {
+            for (const bool io_uring : {false, true}) {
+                SCOPED_TRACE(testing::Message()
+                             << "LBA " << lba << " direct " << direct << " io_uring " << io_uring);
+                ScratchFile file("ways");
+                Result<std::unique_ptr<Device>> opened =
+                    reactor.block_on([&](Suspend& suspend) -> Result<std::unique_ptr<Device>> {
+                        TRY_ASSIGN(std::unique_ptr<FileMedium> medium,
+                                   FileMedium::open(suspend, file.path,
+                                                    {.create_size = 8 << 20,
+                                                     .lba_bytes = lba,
+                                                     .direct = direct,
+                                                     .io_uring = io_uring}));
+                        return Device::open(suspend, std::move(medium));
+                    });
+                ASSERT_TRUE(opened) << opened.error().message();
+                EXPECT_EQ((*opened)->properties().lba_bytes, lba);
+                run_model(**opened, ++seed, 4, 40, 128 << 10);
+                ASSERT_TRUE(
+                    reactor.block_on([&](Suspend& suspend) { return (*opened)->close(suspend); }));
+            }
+        }
+    }
+}
+
+TEST_F(DeviceTest, FileCutShortBehindOurBackIsAnErrorNotZeroes) {
+    ScratchFile file("cut");
+    DeviceOptions options;
+    options.create_size = 1 << 20;
+    on_device(open(file.path, options), [&](Suspend& suspend, Device& device) {
+        DmaBuffer memory = DmaBuffer::allocate(64 << 10).value();
+        ASSERT_EQ(0, truncate(file.path.c_str(), 96 << 10));
+        EXPECT_TRUE(device.read(suspend, 0, memory.span()));
+        const Result<void> result = device.read(suspend, 64 << 10, memory.span());
+        ASSERT_FALSE(result);
+        EXPECT_EQ(result.error().code, Errc::kIo);
+        EXPECT_EQ(result.error().nvme_status, 0x281);
+    });
+}
+
+TEST_F(DeviceTest, SizeThatIsNoMultipleOfTheBlockIsRoundedDown) {
+    ScratchFile file("odd");
+    DeviceOptions options;
+    options.create_size = (1 << 20) + 700;
+    on_device(open(file.path, options), [&](Suspend&, Device& device) {
+        EXPECT_EQ(device.properties().bytes, std::uint64_t{(1 << 20) + 512});
+    });
+    // Opened again without a size, it is as large as it was; grown, it keeps what it holds.
+    on_device(open(file.path), [&](Suspend&, Device& device) {
+        EXPECT_EQ(device.properties().bytes, std::uint64_t{(1 << 20) + 512});
+    });
+    DeviceOptions smaller;
+    smaller.create_size = 4096;
+    on_device(open(file.path, smaller), [&](Suspend&, Device& device) {
+        EXPECT_EQ(device.properties().bytes, std::uint64_t{(1 << 20) + 512});
+    });
 }
 
 TEST_F(DeviceTest, BatchWaitsForAllAndGivesTheFirstError) {
@@ -338,6 +409,12 @@ TEST_F(DeviceTest, NamesThatMakeNoSenseAreRefused) {
     EXPECT_EQ(code("mem:0"), Errc::kInvalidArgument);
     EXPECT_EQ(code("pcie:nowhere"), Errc::kInvalidArgument);
     EXPECT_EQ(code(""), Errc::kInvalidArgument);
+    EXPECT_EQ(parse_device_name("03:00.0").value().address, "0000:03:00.0");
+    EXPECT_EQ(parse_device_name("pcie:0001:af:1f.7").value().address, "0001:af:1f.7");
+    EXPECT_EQ(parse_device_name("03:00.8").value().kind, DeviceName::Kind::kFile);
+    EXPECT_EQ(parse_device_name("file:03:00.0").value().path, "03:00.0");
+    EXPECT_EQ(parse_device_name("mem:3MiB").value().bytes, std::uint64_t{3} << 20);
+    EXPECT_EQ(parse_size("16777216T").error().code, Errc::kTooLarge);
 }
 
 TEST_F(DeviceTest, DeallocationGivesFileSpaceBack) {
