@@ -11,6 +11,12 @@
 
 namespace blobfs::driver {
 
+namespace {
+
+constexpr std::uint32_t kSoftwareTimeoutMs = 600'000;
+
+}  // namespace
+
 Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, const std::string& name,
                                              const DeviceOptions& options) {
     TRY_ASSIGN(const DeviceName parsed, parse_device_name(name));
@@ -39,7 +45,9 @@ Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, const std::string
 Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, std::unique_ptr<Medium> medium,
                                              const DeviceOptions& options) {
     auto transport = std::make_unique<SoftwareTransport>(suspend.reactor(), std::move(medium));
-    return NvmeDevice::open(suspend, std::move(transport), options);
+    nvme::ControllerOptions controller;
+    controller.io_timeout_ms = kSoftwareTimeoutMs;
+    return NvmeDevice::open(suspend, std::move(transport), options, controller);
 }
 
 Device::Batch::~Batch() { CHECK(in_flight_ == 0); }

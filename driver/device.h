@@ -26,6 +26,9 @@ struct DeviceOptions {
     std::uint32_t namespace_id = 1;
     std::uint64_t create_size = 0;  // file: make it, or grow it, to this size in bytes; 0: do not
     std::uint32_t lock_wait_ms = 3000;  // a file in use: how long to wait for its lock
+    // How long a command may take before it is aborted. 0: 30 s for a controller of its own, 10
+    // minutes for files and memory, where a flush may take long and the kernel has timeouts too.
+    std::uint32_t io_timeout_ms = 0;
 };
 
 struct DeviceProperties {

@@ -61,6 +61,7 @@ Result<std::unique_ptr<Device>> NvmeDevice::open(Suspend& suspend,
                                                  const nvme::ControllerOptions& controller) {
     nvme::ControllerOptions wanted = controller;
     wanted.queue_depth = options.queue_depth;
+    if (options.io_timeout_ms != 0) wanted.io_timeout_ms = options.io_timeout_ms;
     TRY_ASSIGN(std::unique_ptr<nvme::Controller> opened,
                nvme::Controller::open(suspend, std::move(transport), wanted));
     Result<const nvme::Namespace*> space = opened->open_namespace(suspend, options.namespace_id);
