@@ -1,10 +1,9 @@
 #include "driver/device.h"
 
-#include <spdlog/spdlog.h>
-
 #include "driver/base/check.h"
 #include "driver/device_name.h"
 #include "driver/nvme_device.h"
+#include "driver/pcie/pcie_transport.h"
 #include "driver/soft/file_medium.h"
 #include "driver/soft/memory_medium.h"
 #include "driver/soft/software_controller.h"
@@ -21,10 +20,13 @@ Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, const std::string
                                              const DeviceOptions& options) {
     TRY_ASSIGN(const DeviceName parsed, parse_device_name(name));
     switch (parsed.kind) {
-        case DeviceName::Kind::kPcie:
-            spdlog::error(
-                "{}: this build reaches no PCIe controllers; use a file or a block device", name);
-            return fail(Errc::kNotSupported, "opening a PCIe controller with this build");
+        case DeviceName::Kind::kPcie: {
+            TRY_ASSIGN(std::unique_ptr<PcieTransport> transport,
+                       PcieTransport::open(parsed.address));
+            DeviceOptions wanted = options;
+            if (parsed.namespace_id != 0) wanted.namespace_id = parsed.namespace_id;
+            return NvmeDevice::open(suspend, std::move(transport), wanted);
+        }
         case DeviceName::Kind::kMemory: {
             TRY_ASSIGN(
                 std::unique_ptr<MemoryMedium> medium,

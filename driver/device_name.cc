@@ -30,7 +30,36 @@ std::string pci_address(std::string_view text) {
     return {};
 }
 
+struct PcieName {
+    std::string address;  // empty: it does not begin with one
+    std::uint32_t namespace_id = 0;
+    bool valid = true;
+};
+
+PcieName pcie_name(std::string_view text) {
+    constexpr std::string_view kNamespace = ",ns=";
+    PcieName result;
+    const std::size_t comma = text.find(',');
+    result.address = pci_address(text.substr(0, comma));
+    if (comma == std::string_view::npos) return result;
+    const std::string_view rest = text.substr(comma);
+    if (!rest.starts_with(kNamespace)) {
+        result.valid = false;
+        return result;
+    }
+    const char* const end = rest.data() + rest.size();
+    const auto [stop, error] =
+        std::from_chars(rest.data() + kNamespace.size(), end, result.namespace_id);
+    result.valid = error == std::errc{} && stop == end && result.namespace_id != 0 &&
+                   result.namespace_id != UINT32_MAX;
+    return result;
+}
+
 }  // namespace
+
+bool names_pcie(std::string_view name) {
+    return name.starts_with("pcie:") || !pcie_name(name).address.empty();
+}
 
 Result<std::uint64_t> parse_size(const std::string& text) {
     constexpr const char* kWhat = "reading a size such as 4GiB";
@@ -64,15 +93,13 @@ Result<DeviceName> parse_device_name(const std::string& name) {
         TRY_ASSIGN(result.bytes, parse_size(name.substr(4)));
         return result;
     }
-    if (view.starts_with("pcie:")) {
+    const bool prefixed = view.starts_with("pcie:");
+    const PcieName pcie = pcie_name(prefixed ? view.substr(5) : view);
+    if (prefixed || !pcie.address.empty()) {
+        if (pcie.address.empty() || !pcie.valid) return fail(Errc::kInvalidArgument, kWhat);
         result.kind = DeviceName::Kind::kPcie;
-        result.address = pci_address(view.substr(5));
-        if (result.address.empty()) return fail(Errc::kInvalidArgument, kWhat);
-        return result;
-    }
-    if (std::string address = pci_address(view); !address.empty()) {
-        result.kind = DeviceName::Kind::kPcie;
-        result.address = std::move(address);
+        result.address = pcie.address;
+        result.namespace_id = pcie.namespace_id;
         return result;
     }
     result.path = view.starts_with("file:") ? name.substr(5) : name;

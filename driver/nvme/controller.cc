@@ -557,6 +557,7 @@ void Controller::die(const Error& error, const char* why) {
     if (state_ == State::kDead) return;
     spdlog::error("{}: giving the controller up: {}", transport_->name(), why);
     state_ = State::kDead;
+    transport_->stop_dma();
     for (const auto& queue : io_queues_) queue->fail_all(error);
     if (admin_queue_ != nullptr) admin_queue_->fail_all(error);
 }

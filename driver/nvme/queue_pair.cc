@@ -120,8 +120,12 @@ Result<std::unique_ptr<QueuePair>> QueuePair::create(Transport& transport,
 
 Result<void> QueuePair::allocate() {
     const std::size_t trackers = capacity();
-    TRY_ASSIGN(submission_memory_, DmaBuffer::allocate(entries_ * sizeof(SubmissionEntry)));
-    TRY_ASSIGN(completion_memory_, DmaBuffer::allocate(entries_ * sizeof(CompletionEntry)));
+    // Aligned to their size, so that none lies across two hugepages.
+    const auto allocate_queue = [](std::size_t bytes) {
+        return DmaBuffer::allocate(bytes, std::bit_ceil(std::max<std::size_t>(bytes, kPageBytes)));
+    };
+    TRY_ASSIGN(submission_memory_, allocate_queue(entries_ * sizeof(SubmissionEntry)));
+    TRY_ASSIGN(completion_memory_, allocate_queue(entries_ * sizeof(CompletionEntry)));
     TRY_ASSIGN(list_memory_, DmaBuffer::allocate(trackers * kPageBytes));
     // The queues are given to the controller as physically contiguous (PC bit), so they must be.
     for (const DmaBuffer* buffer : {&submission_memory_, &completion_memory_}) {

@@ -36,6 +36,10 @@ class Transport {
     // completions are found by polling only.
     [[nodiscard]] virtual int wake_descriptor() const { return -1; }
 
+    // Ends the controller's access to host memory, whatever state it is in: it has been given up,
+    // and the memory of its requests goes to others.
+    virtual void stop_dma() {}
+
     // For messages: a path, a PCI address, "mem:...".
     [[nodiscard]] virtual const std::string& name() const = 0;
 

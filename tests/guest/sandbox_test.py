@@ -37,7 +37,7 @@ class Sandbox(GuestCase):
             address = machine.address(0)
             self.run_in_guest(f"ssd-driver {address} vfio-pci && ls /dev/vfio/[0-9]*")
             self.run_in_guest(f"ssd-driver {address} uio_pci_generic && ls /dev/uio0")
-            self.run_in_guest(f"ssd-driver {address} nvme; sleep 1; ls /dev/nvme*n1")
+            self.run_in_guest(f"ssd-driver {address} nvme | grep -x /dev/nvme0n1")
 
 
 if __name__ == "__main__":

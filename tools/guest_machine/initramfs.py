@@ -116,6 +116,7 @@ def build(path, kernel, files):
     archive.file("/etc/passwd", b"root:x:0:0::/root:/bin/sh\ntester:x:1000:1000::/tmp:/bin/sh\n")
     archive.file("/etc/group", b"root:x:0:\ntester:x:1000:\n")
     archive.link("/etc/mtab", "/proc/self/mounts")
+    archive.link("/var/run", "/run")
     for name in ("proc", "sys", "dev", "tmp", "run", "root", "mnt", "var", "sbin"):
         archive.directory("/" + name)
     dependencies = []

@@ -1,0 +1,199 @@
+"""The driver against QEMU's NVMe controllers, over PCIe."""
+
+import threading
+
+from harness import GuestCase, machine, main, program
+
+LIMITS = [  # LBA bytes, longest transfer, namespaces
+    (512, 512 << 10, 1),
+    (4096, 512 << 10, 3),
+    (512, 8 << 10, 1),
+    (4096, None, 1),
+]
+VFIO = "vfio-pci"
+UIO = "uio_pci_generic"
+
+
+def address(index):
+    return machine.address(index)
+
+
+class ThroughVfio(GuestCase):
+    """Controllers of many shapes in one machine, behind its IOMMU."""
+
+    @classmethod
+    def setUpClass(cls):
+        ssds = [machine.Ssd(size=64 << 20, lba=lba, mdts=mdts, namespaces=spaces)
+                for lba, mdts, spaces in LIMITS]
+        cls.guest = machine.Machine(machine.Options(
+            ssds=ssds, files=[program("tests/guest/nvme_exerciser")]))
+
+    def setUp(self):
+        self.run_in_guest("set -e\n" + "".join(
+            f"ssd-driver {address(i)} {VFIO}\n" for i in range(len(LIMITS))))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.guest.close()
+
+    def properties(self, device):
+        output = self.run_in_guest(f"nvme_exerciser show {device}")
+        lines = (line.split(" ", 1) for line in output.splitlines() if not line.startswith("["))
+        return {line[0]: line[1] for line in lines if len(line) == 2}
+
+    def test_properties_are_those_of_the_controller(self):
+        for index, (lba, mdts, _) in enumerate(LIMITS):
+            with self.subTest(lba=lba, mdts=mdts):
+                found = self.properties(address(index))
+                self.assertEqual(found["serial"], f"blobfs{index}")
+                self.assertEqual(found["model"], "QEMU NVMe Ctrl")
+                self.assertEqual(int(found["bytes"]), 64 << 20)
+                self.assertEqual(int(found["lba_bytes"]), lba)
+                longest = int(found["max_transfer_bytes"])
+                # A command has one page of PRP list, so 2 MiB is what it can name at all.
+                self.assertEqual(longest, mdts if mdts is not None else 2 << 20)
+
+    def test_kernel_driver_reads_what_was_written_and_the_other_way_round(self):
+        for index, (lba, mdts, _) in enumerate(LIMITS):
+            with self.subTest(lba=lba, mdts=mdts):
+                device = address(index)
+                self.run_in_guest(f"""set -e
+                    nvme_exerciser model {device} /tmp/model --seed {index + 1} \
+                        --operations 160 --bytes 16777216
+                    disk=$(ssd-driver {device} nvme)
+                    cmp -n $(stat -c %s /tmp/model) /tmp/model $disk
+                    dd if=/dev/urandom of=/tmp/model bs=1M count=16 2>/dev/null
+                    dd if=/tmp/model of=$disk bs=1M conv=fsync 2>/dev/null
+                    ssd-driver {device} {VFIO}
+                    nvme_exerciser compare {device} /tmp/model
+                    rm /tmp/model""")
+
+    def test_each_namespace_is_a_device_of_its_own(self):
+        device = address(1)
+        self.run_in_guest(f"""set -e
+            for n in 1 2 3; do
+                nvme_exerciser model {device},ns=$n /tmp/model$n --seed 4$n \
+                    --operations 40 --bytes 4194304
+            done
+            for n in 1 2 3; do nvme_exerciser compare {device},ns=$n /tmp/model$n; done
+            ! cmp -s /tmp/model1 /tmp/model2
+            rm /tmp/model?""")
+        status, output = self.guest.run(f"nvme_exerciser show {device},ns=4")
+        self.assertEqual(status, 3)
+        self.assertIn("ns=4" if "ns=4" in output else "namespace", output)
+
+    def test_second_process_is_refused(self):
+        device = address(0)
+        status, output = self.guest.run(f"""
+            nvme_exerciser load {device} >/tmp/first 2>&1 & first=$!
+            while ! grep -q 'under load' /tmp/first; do sleep 0.1; done
+            nvme_exerciser show {device}; status=$?
+            kill -9 $first; wait $first 2>/dev/null
+            exit $status""")
+        self.assertEqual(status, 3)
+        self.assertIn("another process uses it", output)
+
+    def test_controller_of_a_killed_process_comes_up_again(self):
+        device = address(0)
+        self.run_in_guest(f"""set -e
+            nvme_exerciser load {device} >/tmp/killed 2>&1 & first=$!
+            while ! grep -q 'under load' /tmp/killed; do sleep 0.1; done
+            sleep 0.5; kill -9 $first; ! wait $first 2>/dev/null
+            nvme_exerciser model {device} /tmp/model --operations 40 --bytes 4194304
+            rm /tmp/model""")
+
+    def test_member_of_a_group_with_the_right_needs_not_be_root(self):
+        device = address(0)
+        status, output = self.guest.run(f"su tester -c 'nvme_exerciser show {device}'")
+        self.assertEqual(status, 3)
+        self.assertIn("run as root or make the file yours", output)
+        self.run_in_guest(f"""set -e
+            group=$(basename $(readlink /sys/bus/pci/devices/{device}/iommu_group))
+            chgrp tester /dev/vfio/$group; chmod 660 /dev/vfio/$group
+            ulimit -l unlimited
+            su tester -c 'nvme_exerciser model {device} /tmp/model --operations 40'
+            rm /tmp/model; chgrp root /dev/vfio/$group""")
+
+    def test_device_of_the_kernel_is_not_taken(self):
+        device = address(3)
+        self.run_in_guest(f"ssd-driver {device} nvme")
+        status, output = self.guest.run(f"nvme_exerciser show {device}")
+        self.assertEqual(status, 3)
+        self.assertIn("the kernel's driver nvme has it", output)
+
+
+class ThroughUio(GuestCase):
+    """No IOMMU: physical addresses."""
+
+    def test_data_is_what_was_written_and_a_second_process_is_refused(self):
+        device = address(0)
+        options = machine.Options(ssds=[machine.Ssd(size=64 << 20)], iommu=False,
+                                  files=[program("tests/guest/nvme_exerciser")])
+        with machine.Machine(options) as self.guest:
+            output = self.run_in_guest(f"""set -e
+                ssd-driver {device} {UIO}
+                nvme_exerciser model {device} /tmp/model --operations 160 --bytes 16777216
+                nvme_exerciser compare {device} /tmp/model""")
+            self.assertIn("safer", output)
+            status, output = self.guest.run(f"""
+                nvme_exerciser load {device} >/tmp/first 2>&1 & first=$!
+                while ! grep -q 'under load' /tmp/first; do sleep 0.1; done
+                nvme_exerciser show {device}; status=$?
+                kill -9 $first; wait $first 2>/dev/null
+                nvme_exerciser show {device} || exit 99
+                exit $status""")
+            self.assertEqual(status, 3, output)
+            self.assertIn("another process uses it", output)
+            self.removal(device)
+
+    def removal(self, device):
+        self.guest.start(f"nvme_exerciser load {device}")
+        threading.Timer(2, self.guest.remove_ssd, [0]).start()
+        status, output = self.guest.wait(60)
+        self.assertEqual(status, 0, output)
+        self.assertEqual(output.count("ended: "), 8, output)
+
+
+class Removal(GuestCase):
+    """The SSD is pulled out while it is busy."""
+
+    def test_every_request_ends_with_an_error(self):
+        device = address(0)
+        options = machine.Options(ssds=[machine.Ssd(size=64 << 20)],
+                                  files=[program("tests/guest/nvme_exerciser")])
+        with machine.Machine(options) as self.guest:
+            self.run_in_guest(f"ssd-driver {device} {VFIO}")
+            self.guest.start(f"nvme_exerciser load {device}")
+            threading.Timer(2, self.guest.remove_ssd, [0]).start()
+            status, output = self.guest.wait(60)
+            self.assertEqual(status, 0, output)
+            self.assertEqual(output.count("ended: "), 8, output)
+            self.assertIn("the device is being removed", output)
+            # The kernel had waited for us; now it is through with the removal.
+            self.run_in_guest(f"""
+                for i in $(seq 100); do
+                    [ -e /sys/bus/pci/devices/{device} ] || exit 0
+                    sleep 0.1
+                done
+                exit 1""")
+
+
+class Errors(GuestCase):
+    """Sectors that cannot be read."""
+
+    def test_unreadable_sector_is_an_error_and_the_others_are_not(self):
+        device = address(0)
+        options = machine.Options(ssds=[machine.Ssd(size=64 << 20, read_errors=(1 << 20,))],
+                                  files=[program("tests/guest/nvme_exerciser")])
+        with machine.Machine(options) as self.guest:
+            self.run_in_guest(f"ssd-driver {device} {VFIO}")
+            self.run_in_guest("dd if=/dev/zero of=/tmp/one bs=1M count=1; "
+                              f"nvme_exerciser compare {device} /tmp/one")
+            status, output = self.guest.run("dd if=/dev/zero of=/tmp/two bs=1M count=2; "
+                                            f"nvme_exerciser compare {device} /tmp/two")
+            self.assertEqual(status, 2, output)
+            self.assertRegex(output, "failed: .*(read|SCT|status)")
+
+
+if __name__ == "__main__":
+    main()
