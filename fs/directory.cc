@@ -114,7 +114,8 @@ Result<bool> Directory::is_empty(Suspend& suspend, InodeNumber directory) const 
 Result<void> Directory::scan(Suspend& suspend, InodeNumber directory, std::uint64_t from,
                              absl::FunctionRef<bool(const EntryView&)> visit) const {
     Result<void> damaged;
-    TRY(store_.scan_records(suspend, to_blob(directory), big_endian_key(from),
+    // From 0 on all there is, keys that are too short included, which only damage makes.
+    TRY(store_.scan_records(suspend, to_blob(directory), from == 0 ? "" : big_endian_key(from),
                             [&](std::string_view key, std::string_view bytes) {
                                 auto entry = decode_entry(directory, key, bytes);
                                 if (!entry) {

@@ -173,9 +173,15 @@ Result<void> Filesystem::fallocate(Suspend& suspend, InodeNumber number, std::ui
         if (punch) {
             return {};
         }
+        {
+            // A transaction of its own: it holds the lock of the range, which truncate() wants.
+            blobstore::Transaction transaction;
+            TRY(store.preallocate(suspend, blob, offset, bytes, transaction));
+            TRY(store.commit(suspend, transaction));
+        }
+        inode->invalidate_space();
         TRY(state_->table.load_space(suspend, *inode));
         InodeChanges changes(store, state_->table);
-        TRY(store.preallocate(suspend, blob, offset, bytes, changes.transaction()));
         if (!keep_size && offset + bytes > inode->size) {
             TRY(store.truncate(suspend, blob, offset + bytes, changes.transaction()));
         }

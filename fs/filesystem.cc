@@ -99,6 +99,12 @@ Result<void> Filesystem::close(Suspend& suspend) {
     return written;
 }
 
+void Filesystem::abandon(Suspend& suspend) {
+    state_->lazy_times.stop(suspend);
+    state_->reaper.wait(suspend);
+    state_->store->abandon(suspend);
+}
+
 FilesystemStatus Filesystem::statfs() const {
     const blobstore::SpaceInfo space = state_->store->space();
     FilesystemStatus status;

@@ -63,10 +63,10 @@ struct Attributes {
 
 // What setattr() changes; absent: as it is.
 struct SetAttributes {
-    std::optional<std::uint32_t> mode;  // permission bits; the type is not changed
-    std::optional<std::uint32_t> uid, gid;
-    std::optional<std::uint64_t> size;
-    std::optional<Timestamp> atime, mtime, ctime;
+    std::optional<std::uint32_t> mode{};  // permission bits; the type is not changed
+    std::optional<std::uint32_t> uid{}, gid{};
+    std::optional<std::uint64_t> size{};
+    std::optional<Timestamp> atime{}, mtime{}, ctime{};
     bool atime_now = false, mtime_now = false;
     // A truncation by somebody without CAP_FSETID: set-id bits and security.capability go.
     // (A change of uid or gid always removes them, from all but directories.)
@@ -117,7 +117,7 @@ struct OpenOptions {
     AtimePolicy atime = AtimePolicy::kRelative;
     std::size_t max_cached_inodes = 64 * 1024;  // clean attributes beyond that are dropped
     std::uint32_t write_back_ms = 400;          // lazily kept times go to the store after so long
-    Clock clock;  // empty: CLOCK_REALTIME_COARSE, as the kernel's own times
+    Clock clock{};  // empty: CLOCK_REALTIME_COARSE, as the kernel's own times
 };
 
 class Filesystem {
@@ -129,12 +129,14 @@ class Filesystem {
     // filesystem. The device outlives the filesystem.
     static Result<std::unique_ptr<Filesystem>> open(Suspend& suspend, Device& device,
                                                     OpenOptions options = {});
-    // A filesystem that is dropped without close() is what a crash leaves; the reactor must not run
-    // between.
+    // REQUIRES close() or abandon() before.
     ~Filesystem();
     // Stops the background fibers, forgets all references (orphans are deleted), writes what is
     // kept lazily, closes the store clean. REQUIRES that no other call is under way. Once.
     Result<void> close(Suspend& suspend);
+    // Stops the background fibers and does nothing else: what a crash leaves, for tests and for a
+    // program whose device is gone. REQUIRES that no other call is under way.
+    void abandon(Suspend& suspend);
 
     // Inodes. ----------------------------------------------------------------------------------
     // "." and ".." are answered too (file handles need them). kNotFound, kNotDirectory, kTooLong.
