@@ -35,6 +35,7 @@ class MemoryDevice final : public driver::Device {
     explicit MemoryDevice(std::uint64_t bytes, bool volatile_cache = true) {
         properties_.name = "memory";
         properties_.bytes = bytes;
+        properties_.lba_bytes = kBlock;
         properties_.max_transfer_bytes = 128 * 1024;
         properties_.volatile_write_cache = volatile_cache;
     }
