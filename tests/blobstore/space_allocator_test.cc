@@ -523,6 +523,40 @@ TEST_F(SpaceAllocatorTest, MemoryIsBoundedByTheCache) {
     verify();
 }
 
+TEST_F(SpaceAllocatorTest, FrozenPagesAreNotReadBackBeforeTheyAreWritten) {
+    make({.blocks = 32256ull * 60, .options = {.cached_map_pages = 16}});
+    const Run run = allocate(5, 5 * 32256 + 100);
+    ASSERT_TRUE(prepare());
+    const auto frozen = space_->freeze(Generation{generation_ + 1});
+    for (std::uint64_t group = 0; group < 60; ++group) EXPECT_FALSE(used(group * 32256 + 20000));
+    EXPECT_TRUE(used(run.first()));
+    write(frozen);
+    become_durable(frozen);
+    verify();
+}
+
+// The old address of a map page may lie in a group that nothing else of the checkpoint touches.
+TEST_F(SpaceAllocatorTest, OldPlaceOfAMapPageIsFreedWhereverItLies) {
+    constexpr std::uint64_t kGroup = 32256;
+    make({.blocks = kGroup * 8});
+    const Run front = allocate(kGroup, kLogEnd);
+    (void)allocate(kGroup, kGroup);
+    (void)allocate(kGroup, 2 * kGroup);
+    (void)allocate(5, 5 * kGroup);
+    ASSERT_TRUE(checkpoint());  // the map's pages are in group 3
+    space_->free(front);
+    ASSERT_TRUE(checkpoint());
+    ASSERT_TRUE(reopen());
+    const std::uint64_t used_before = shape_.blocks - root_.free_blocks;
+    (void)allocate(7, 5 * kGroup + 100);
+    ASSERT_TRUE(checkpoint());  // they move to group 0
+    EXPECT_LT(root_.page.block, kGroup);
+    // As much as before, but for the data: no old place stays used.
+    EXPECT_EQ(shape_.blocks - root_.free_blocks, used_before + 7);
+    ASSERT_TRUE(reopen());
+    verify();
+}
+
 // Model.
 // -------------------------------------------------------------------------------------------
 
