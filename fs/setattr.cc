@@ -103,6 +103,13 @@ Result<Attributes> set_attributes(Suspend& suspend, Filesystem::State& state, In
         inode->invalidate_space();
     }
     TRY(committed);
+    if (wanted.size && inode->block.nlink == 0) {
+        // The store's list has one place for each blob, and cutting off many extents took it.
+        blobstore::Transaction transaction;
+        transaction.add_orphan(to_blob(number));
+        transaction.set_urgent();
+        TRY(state.store->commit(suspend, transaction));
+    }
     return state.attributes(suspend, *inode);
 }
 

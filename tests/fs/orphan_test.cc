@@ -125,6 +125,24 @@ TEST_F(OrphanTest, AReplacedFileThatIsInUseStaysReadable) {
     });
 }
 
+TEST_F(OrphanTest, ATruncatedOneIsStillDeletedAfterACrash) {
+    run([&](Suspend& suspend) {
+        const InodeNumber file =
+            must(fs->create(suspend, kRootUser, kRootInode, "file", 0644, true)).inode;
+        for (std::uint64_t i = 0; i < 300; ++i) {
+            must(write(suspend, file, i * 8192, std::string(4096, 'x')));
+        }
+        must(fs->unlink(suspend, kRootInode, "file"));
+        must(fs->setattr(suspend, kRootUser, file, {.size = 4096}));
+        must(fs->sync(suspend));
+        crash(suspend);
+        for (int i = 0; i < 1000 && blobs() != 1; ++i) {
+            suspend.sleep_us(1000);
+        }
+        EXPECT_EQ(blobs(), 1u);
+    });
+}
+
 TEST_F(OrphanTest, ManyAreDeletedInTheBackground) {
     run([&](Suspend& suspend) {
         for (int i = 0; i < 300; ++i) {
