@@ -248,8 +248,6 @@ bool Daemon::mount() {
     if (!mount_) {
         return failed("mounting " + source_.name + " on " + mountpoint_ + ": " + message);
     }
-    mount_->raise_limits(kReadAheadKib);
-
     operations_ = std::make_unique<Operations>(*filesystem_);
     if (access == Access::kOwnerAndRoot) channel_options_.owner_and_root = ::getuid();
     channel_options_.trace = options_.trace;
@@ -270,6 +268,7 @@ void Daemon::serve() {
     });
     channel_->on_ready = [this] {
         ready_ = true;
+        mount_->raise_limits(kReadAheadKib);
         spdlog::info("{} is mounted on {}{}", source_.name, mountpoint_,
                      read_only_ ? ", read-only" : "");
         background_.report_success();

@@ -58,17 +58,32 @@ std::string escaped(const std::string& text) {
     return result;
 }
 
-bool run_fusermount(std::initializer_list<const char*> arguments) {
+// Runs a program to its end, without its messages; whether it succeeded.
+bool run(std::initializer_list<const char*> arguments) {
     std::vector<char*> argv;
     for (const char* argument : arguments) argv.push_back(const_cast<char*>(argument));
     argv.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
     pid_t child = 0;
-    if (::posix_spawnp(&child, argv[0], nullptr, nullptr, argv.data(), environ) != 0) return false;
+    const int failure = ::posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), environ);
+    ::posix_spawn_file_actions_destroy(&actions);
+    if (failure != 0) return false;
     int status = 0;
     while (::waitpid(child, &status, 0) < 0) {
         if (errno != EINTR) return false;
     }
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// umount(8) asks the mounted filesystem itself for its type, which says no more than "fuse", unless
+// /run/mount/utab names a helper for it. mount(8) keeps that file; "fake" makes it do no more. It
+// does not look at the mountpoint, which nobody serves yet.
+void announce_unmount_helper(const std::string& source, const std::string& mountpoint) {
+    if (::geteuid() != 0 || ::access("/sbin/umount.fuse.blobfs", X_OK) != 0) return;
+    run({"mount", "--fake", "--internal-only", "--no-canonicalize", "--types", "fuse.blobfs",
+         "--options", "uhelper=fuse.blobfs", source.c_str(), mountpoint.c_str()});
 }
 
 void write_setting(const std::string& path, const std::string& text) {
@@ -124,6 +139,7 @@ std::unique_ptr<KernelMount> KernelMount::attach(const std::string& mountpoint,
     }
     const int descriptor = fuse_session_fd(session);
     ::fcntl(descriptor, F_SETFL, ::fcntl(descriptor, F_GETFL) | O_NONBLOCK);
+    announce_unmount_helper(options.source, mountpoint);
     return std::unique_ptr<KernelMount>(new KernelMount(session, mountpoint));
 }
 
@@ -155,7 +171,7 @@ bool KernelMount::detach() const {
     if (::geteuid() == 0) {
         return ::umount2(mountpoint_.c_str(), UMOUNT_NOFOLLOW | MNT_DETACH) == 0;
     }
-    return run_fusermount({"fusermount3", "-u", "-q", "-z", "--", mountpoint_.c_str()});
+    return run({"fusermount3", "-u", "-q", "-z", "--", mountpoint_.c_str()});
 }
 
 void KernelMount::unmount_and_sync() const {
@@ -166,9 +182,8 @@ void KernelMount::unmount_and_sync() const {
         ::syncfs(directory);
         ::close(directory);
     }
-    const bool unmounted = ::geteuid() == 0
-                               ? ::umount2(path, UMOUNT_NOFOLLOW) == 0
-                               : run_fusermount({"fusermount3", "-u", "-q", "--", path});
+    const bool unmounted = ::geteuid() == 0 ? ::umount2(path, UMOUNT_NOFOLLOW) == 0
+                                            : run({"fusermount3", "-u", "-q", "--", path});
     if (!unmounted) detach();
 }
 

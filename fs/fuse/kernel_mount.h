@@ -44,7 +44,8 @@ class KernelMount {
     void unmount_and_sync() const;
 
     // Lets the kernel read ahead and write back as far as for a disk: by default it allows a FUSE
-    // filesystem 128 KiB and 1 % of its memory. For root only; else nothing happens.
+    // filesystem 128 KiB and 1 % of its memory. When the kernel was greeted, which sets them. For
+    // root only; else nothing happens.
     void raise_limits(unsigned read_ahead_kib) const;
 
   private:

@@ -74,7 +74,8 @@ std::optional<std::string> MountOptions::add_one(const std::string& option) {
     };
 
     if (name.starts_with("x-") || name == "user" || name == "comment" || name == "uhelper" ||
-        name == "helper") {
+        name == "helper" || name == "user_id" || name == "group_id" || name == "rootmode") {
+        // The last three are what a remount finds in /proc/mounts.
         return std::nullopt;
     }
     if (has_value) {
