@@ -43,7 +43,7 @@ struct ChannelOptions {
     std::size_t requests = 96;          // in flight at most; a buffer each
     std::uint16_t max_background = 64;  // of these, the kernel's read-ahead and asynchronous I/O
     std::uint32_t max_readahead = 1u << 20;
-    std::optional<uid_t> owner_and_root;  // allow_root: everybody else gets EACCES
+    std::optional<uid_t> owner_and_root = {};  // allow_root: everybody else gets EACCES
     bool trace = false;                   // each request and its answer to the log
 };
 
