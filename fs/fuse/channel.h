@@ -44,7 +44,7 @@ struct ChannelOptions {
     std::uint16_t max_background = 64;  // of these, the kernel's read-ahead and asynchronous I/O
     std::uint32_t max_readahead = 1u << 20;
     std::optional<uid_t> owner_and_root = {};  // allow_root: everybody else gets EACCES
-    bool trace = false;                   // each request and its answer to the log
+    bool trace = false;                        // each request and its answer to the log
 };
 
 class Channel final : public driver::Poller {

@@ -68,6 +68,19 @@ bool Connection::reply(const Request& request, const Reply& reply) const {
     return is_sent(::writev(descriptor_, parts.data(), static_cast<int>(parts.size())), request);
 }
 
+void Connection::forget_attributes(std::uint64_t inode) const {
+    struct {
+        fuse_out_header header;
+        fuse_notify_inval_inode_out out;
+    } message{};
+    message.header.len = sizeof(message);
+    message.header.error = FUSE_NOTIFY_INVAL_INODE;
+    message.out.ino = inode;
+    message.out.off = -1;  // no pages
+    // ENOENT: the kernel knows nothing of the inode, so all is well.
+    [[maybe_unused]] const ssize_t written = ::write(descriptor_, &message, sizeof(message));
+}
+
 bool Connection::reply_error(const Request& request, int error_number) const {
     const fuse_out_header header{
         .len = sizeof(fuse_out_header),

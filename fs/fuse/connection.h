@@ -32,6 +32,9 @@ class Connection {
     bool reply(const Request& request, const Reply& reply) const;
     bool reply_error(const Request& request, int error_number) const;
 
+    // Makes the kernel forget the attributes of an inode; its pages stay.
+    void forget_attributes(std::uint64_t inode) const;
+
     [[nodiscard]] int descriptor() const { return descriptor_; }
 
   private:

@@ -84,6 +84,15 @@ std::uint64_t aligned(std::uint64_t bytes) {
     return (bytes + sizeof(std::uint64_t) - 1) & ~(sizeof(std::uint64_t) - 1);
 }
 
+constexpr std::uint32_t kSetIdBits = S_ISUID | S_ISGID;
+
+// What is left of a mode when somebody without privileges has changed the file. Without the bit to
+// execute for the group, setgid is not a privilege.
+std::uint32_t without_set_id(std::uint32_t mode) {
+    mode &= ~std::uint32_t{S_ISUID};
+    return (mode & S_IXGRP) != 0 ? mode & ~std::uint32_t{S_ISGID} : mode;
+}
+
 // Directory entries in the data area, each padded to 8 bytes. False when there is no more room.
 class EntryWriter {
   public:
@@ -434,9 +443,16 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
         // io_uring) it does not.
         .durable = (in->flags & O_DSYNC) != 0,
     };
+    std::uint32_t mode = 0;
+    if (options.kill_privileges) {
+        TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, request.inode()));
+        mode = before.mode;
+    }
     TRY_ASSIGN(const std::size_t bytes, filesystem_.write(suspend, request.inode(), in->offset,
                                                           request.data().first(in->size), options));
-    return written_reply(request, bytes);
+    Reply reply = written_reply(request, bytes);
+    if ((mode & kSetIdBits) != 0) reply.stale_inode = request.header().nodeid;
+    return reply;
 }
 
 Result<Reply> Operations::fsync(Suspend& suspend, Request& request) {
@@ -451,8 +467,19 @@ Result<Reply> Operations::fallocate(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto in = arguments.take<fuse_fallocate_in>();
     if (!in) return malformed();
+    Reply reply;
+    if (request.header().uid != 0) {
+        // The kernel leaves set-id bits to us here too, but without saying whether they must go.
+        TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, request.inode()));
+        if (without_set_id(before.mode) != before.mode) {
+            SetAttributes changes;
+            changes.mode = without_set_id(before.mode) & 07777;
+            TRY(filesystem_.setattr(suspend, caller(request), request.inode(), changes));
+            reply.stale_inode = request.header().nodeid;
+        }
+    }
     TRY(filesystem_.fallocate(suspend, request.inode(), in->mode, in->offset, in->length));
-    return Reply{};
+    return reply;
 }
 
 Result<Reply> Operations::seek(Suspend& suspend, Request& request) {
@@ -473,12 +500,15 @@ Result<Reply> Operations::copy_file_range(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto in = arguments.take<fuse_copy_file_range_in>();
     if (!in) return malformed();
+    TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, InodeNumber{in->nodeid_out}));
     // The answer has 32 bits for the length; who asked for more asks again for the rest.
     TRY_ASSIGN(const std::size_t bytes,
                filesystem_.copy_file_range(suspend, request.inode(), in->off_in,
                                            InodeNumber{in->nodeid_out}, in->off_out,
                                            std::min<std::uint64_t>(in->len, kMaxCopyBytes)));
-    return written_reply(request, bytes);
+    Reply reply = written_reply(request, bytes);
+    if ((before.mode & kSetIdBits) != 0) reply.stale_inode = in->nodeid_out;
+    return reply;
 }
 
 // Extended attributes. --------------------------------------------------------------------------

@@ -82,6 +82,10 @@ class Request {
 struct Reply {
     std::size_t head_bytes = 0;
     std::span<const std::byte> data{};
+    // An inode whose attributes the kernel must ask for anew, 0: none. The kernel does not know
+    // when a write has taken set-id bits away, and would go by the old ones when the file is
+    // executed.
+    std::uint64_t stale_inode = 0;
 };
 
 }  // namespace blobfs::fs::fuse

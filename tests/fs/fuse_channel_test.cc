@@ -43,7 +43,7 @@ class PlayedService final : public Service {
                 payload = arguments.rest().data();
                 written.assign(reinterpret_cast<const char*>(payload), in->size);
                 request.head<fuse_write_out>().size = in->size;
-                return Reply{.head_bytes = sizeof(fuse_write_out)};
+                return Reply{.head_bytes = sizeof(fuse_write_out), .stale_inode = stale_inode};
             }
             default:
                 return fail(Errc::kNotFound, "looking");
@@ -54,6 +54,7 @@ class PlayedService final : public Service {
 
     driver::WaitQueue gate;
     bool hold = false;
+    std::uint64_t stale_inode = 0;
     int started = 0, forgotten = 0, lost = 0;
     const std::byte* payload = nullptr;
     std::string written;
@@ -161,6 +162,25 @@ TEST_F(FuseChannel, ReplyOfAReadIsWhole) {
     ASSERT_TRUE(answer);
     EXPECT_EQ(answer->body, std::string(100'000, 'r'));
     EXPECT_FALSE(receive());
+}
+
+TEST_F(FuseChannel, KernelForgetsStaleAttributesBeforeItHasTheReply) {
+    open_channel({.requests = 2});
+    service_.stale_inode = 42;
+    send(FUSE_WRITE, 7, write_of("x"));
+    EXPECT_TRUE(channel_->poll());
+    const auto notice = receive();
+    ASSERT_TRUE(notice);
+    EXPECT_EQ(notice->header.unique, 0u);
+    EXPECT_EQ(notice->header.error, FUSE_NOTIFY_INVAL_INODE);
+    fuse_notify_inval_inode_out out;
+    ASSERT_EQ(notice->body.size(), sizeof(out));
+    std::memcpy(&out, notice->body.data(), sizeof(out));
+    EXPECT_EQ(out.ino, 42u);
+    EXPECT_LT(out.off, 0);
+    const auto answer = receive();
+    ASSERT_TRUE(answer);
+    EXPECT_EQ(answer->header.unique, 7u);
 }
 
 TEST_F(FuseChannel, AnErrorIsAnsweredOnceAsANegativeErrno) {
