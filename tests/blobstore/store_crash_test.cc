@@ -248,6 +248,7 @@ class Verdict {
 
     const Workload& workload_;
     std::size_t cut_;
+    std::vector<const BlobHistory*> gone_;
 };
 
 void Verdict::check_sector(std::uint64_t id, std::uint64_t sector, const std::byte* bytes,
@@ -305,14 +306,12 @@ void Verdict::check_blob(Suspend& suspend, Blobstore& store, std::uint64_t id,
     const auto attributes = store.attributes(suspend, BlobId{id});
     if (!attributes) {
         ASSERT_EQ(attributes.error().code, Errc::kNotFound);
-        // Not created yet, or orphaned and deleted.
-        const Version& last = history.versions.back();
-        if (last.record == "orphan" && first_possible >= last.sequence) return;
-        if (last.record == "orphan" && history.versions.front().sequence <= first_possible) {
-            first_possible = std::max(first_possible, last.sequence);
-            return;
+        // Not created yet; or orphaned and deleted: which of them, the other blobs must tell.
+        if (history.versions.back().record == "orphan") {
+            gone_.push_back(&history);
+        } else {
+            last_possible = std::min(last_possible, history.versions.front().sequence - 1);
         }
-        last_possible = std::min(last_possible, history.versions.front().sequence - 1);
         return;
     }
     std::string record;
@@ -341,6 +340,10 @@ void Verdict::check(Suspend& suspend, Blobstore& store) {
     }
     for (const auto& [id, history] : workload_.blobs) {
         ASSERT_NO_FATAL_FAILURE(check_blob(suspend, store, id, history));
+    }
+    for (const BlobHistory* history : gone_) {
+        if (first_possible < history->versions.front().sequence) continue;
+        first_possible = std::max(first_possible, history->versions.back().sequence);
     }
     EXPECT_LE(first_possible, last_possible)
         << "not the state after a prefix of the transactions, or one that lacks what was synced";
