@@ -25,6 +25,7 @@ using driver::PowerCutMedium;
 using driver::SparseImage;
 
 constexpr std::uint64_t kDeviceBytes = 24 << 20;
+constexpr std::uint64_t kFreeBytes = 2 << 20;
 constexpr std::size_t kSector = 512;
 constexpr std::size_t kMostSectors = 512;  // of a blob
 
@@ -90,6 +91,13 @@ class Workload {
     std::uint64_t commit(Suspend& suspend, Transaction& transaction) {
         return value(must(store_->commit(suspend, transaction)));
     }
+    // The device is nearly full all the time: what does not fit does not happen.
+    static bool full(const Result<void>& result) {
+        if (!result && result.error().code == Errc::kNoSpace) return true;
+        must(result);
+        return false;
+    }
+    void fill_device(Suspend& suspend);
     void remember(std::uint64_t id, Version version) {
         blobs[id].versions.push_back(std::move(version));
     }
@@ -145,8 +153,10 @@ void Workload::change(Suspend& suspend, std::uint64_t id) {
             history.sectors[first + i].push_back(
                 {.write = write, .issued_at = medium->journal().size(), .synced_at = kNever});
         }
-        must(store_->write(suspend, blob, first * kSector, data.span().first(sectors * kSector),
-                           transaction));
+        if (full(store_->write(suspend, blob, first * kSector, data.span().first(sectors * kSector),
+                               transaction))) {
+            return;
+        }
         version.size = std::max(version.size, (first + sectors) * kSector);
     } else if (kind < 8) {
         const std::uint64_t size = below(kMostSectors) * kSector;
@@ -155,7 +165,7 @@ void Workload::change(Suspend& suspend, std::uint64_t id) {
             events.push_back(
                 {.write = 0, .issued_at = medium->journal().size(), .synced_at = kNever});
         }
-        must(store_->truncate(suspend, blob, size, transaction));
+        if (full(store_->truncate(suspend, blob, size, transaction))) return;
         version.size = size;
     } else {
         const std::uint64_t first = below(64), sectors = 1 + below(64);
@@ -165,11 +175,16 @@ void Workload::change(Suspend& suspend, std::uint64_t id) {
             found->second.push_back(
                 {.write = 0, .issued_at = medium->journal().size(), .synced_at = kNever});
         }
-        must(store_->deallocate(suspend, blob, first * kSector, sectors * kSector, transaction));
+        if (full(store_->deallocate(suspend, blob, first * kSector, sectors * kSector,
+                                    transaction))) {
+            return;
+        }
     }
     version.record = std::to_string(below(1'000'000));
     transaction.put_record(blob, "state", version.record);
-    version.sequence = commit(suspend, transaction);
+    const auto committed = store_->commit(suspend, transaction);
+    if (!committed && committed.error().code == Errc::kNoSpace) return;
+    version.sequence = value(must(committed));
     remember(id, version);
     for (auto& [sector, events] : history.sectors) events.back().done = true;
 }
@@ -204,15 +219,28 @@ void Workload::step(Suspend& suspend, std::uint64_t actor) {
     change(suspend, id);
 }
 
+// Leaves so little space that freed blocks are soon used again.
+void Workload::fill_device(Suspend& suspend) {
+    const BlobId filler = store_->allocate_id();
+    Transaction transaction;
+    transaction.create_blob(filler, "filler");
+    commit(suspend, transaction);
+    const std::uint64_t bytes = store_->space().available_bytes - kFreeBytes;
+    must(store_->preallocate(suspend, filler, 0, bytes, transaction));
+    commit(suspend, transaction);
+    must(store_->checkpoint(suspend));
+}
+
 void Workload::run(Suspend& suspend, std::unique_ptr<PowerCutMedium> with, std::uint64_t steps) {
     medium = with.get();
     device = must(Device::open(suspend, std::move(with)));
     must(Blobstore::format(suspend, *device, {}));
-    formatted_at = medium->journal().size();
     OpenOptions options;
     options.commit_interval_ms = 1;
     options.checkpoint_interval_ms = 3;
     store_ = must(Blobstore::open(suspend, *device, options));
+    fill_device(suspend);
+    formatted_at = medium->journal().size();
     constexpr std::uint64_t kActors = 3;
     driver::WaitGroup group;
     for (std::uint64_t actor = 0; actor < kActors; ++actor) {
