@@ -3,18 +3,33 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "blobstore/store_state.h"
 
 namespace blobfs::blobstore {
 
+namespace {
+
+// A fiber that is inside the gate from now on, not only from when it first runs: the store may be
+// closed and destroyed between. Leaving is the last thing that it does.
+template <class Function>
+void spawn_inside(driver::Reactor& reactor, driver::Gate& gate, Function function) {
+    if (!gate.enter()) return;
+    reactor.spawn([&gate, function = std::move(function)](Suspend& suspend) mutable {
+        function(suspend);
+        gate.leave();
+    });
+}
+
+}  // namespace
+
 void Blobstore::State::want_checkpoint() {
     if (checkpoint_wanted || reactor == nullptr || gate.closed()) return;
     checkpoint_wanted = true;
-    reactor->spawn([this](Suspend& suspend) {
-        const driver::Gate::Pass pass(gate);
+    spawn_inside(*reactor, gate, [this](Suspend& suspend) {
         checkpoint_wanted = false;
-        if (!pass || read_only || !checkpoint_due()) return;
+        if (gate.closed() || read_only || !checkpoint_due()) return;
         // An error has been logged and has made the store read-only.
         static_cast<void>(checkpoint(suspend, SuperblockState::kInUse));
     });
@@ -40,9 +55,8 @@ void Blobstore::State::tick(Suspend& suspend) {
 void Blobstore::State::arm_timer() {
     timer = reactor->run_after(std::uint64_t{options.commit_interval_ms} * 1000, [this] {
         timer.reset();
-        reactor->spawn([this](Suspend& suspend) {
-            const driver::Gate::Pass pass(gate);
-            if (!pass) return;
+        spawn_inside(*reactor, gate, [this](Suspend& suspend) {
+            if (gate.closed()) return;
             tick(suspend);
             if (!gate.closed()) arm_timer();
         });
@@ -89,10 +103,9 @@ Result<void> Blobstore::State::resume_orphans(Suspend& suspend) {
     }
     std::erase_if(orphans, [](const Orphan& o) { return o.truncate_to != kOrphanDelete; });
     if (orphans.empty()) return {};
-    reactor->spawn([this, orphans = std::move(orphans)](Suspend& fiber) {
+    spawn_inside(*reactor, gate, [this, orphans = std::move(orphans)](Suspend& fiber) {
         for (const Orphan& orphan : orphans) {
-            const driver::Gate::Pass pass(gate);
-            if (!pass || read_only) return;
+            if (gate.closed() || read_only) return;
             const Result<void> deleted = delete_blob(fiber, orphan.blob);
             if (!deleted) {
                 spdlog::error(
