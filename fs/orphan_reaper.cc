@@ -46,7 +46,9 @@ void OrphanReaper::enqueue(InodeNumber inode) {
     queue_.push_back(inode);
     deleting_.add();
     if (fibers_ < kMaxFibers) {
+        // The fiber counts too: it may start only when others have deleted all there was.
         ++fibers_;
+        deleting_.add();
         reactor_.spawn([this](Suspend& suspend) { run(suspend); });
     }
 }
@@ -56,15 +58,10 @@ void OrphanReaper::run(Suspend& suspend) {
         const InodeNumber inode = queue_.front();
         queue_.pop_front();
         reap(suspend, inode);
-        if (queue_.empty()) {
-            // Whoever waits for the last one may destroy this object when it is done.
-            --fibers_;
-            deleting_.done();
-            return;
-        }
         deleting_.done();
     }
     --fibers_;
+    deleting_.done();  // the last thing: whoever waits for it may destroy this object
 }
 
 void OrphanReaper::reap(Suspend& suspend, InodeNumber number) {

@@ -47,7 +47,7 @@ class OrphanReaper {
     InodeTable& table_;
     absl::flat_hash_set<std::uint64_t> waiting_;  // referenced
     std::deque<InodeNumber> queue_;               // to be deleted
-    driver::WaitGroup deleting_;                  // queued or being deleted
+    driver::WaitGroup deleting_;                  // queued or being deleted, and the fibers
     std::size_t fibers_ = 0;
 };
 
