@@ -279,7 +279,7 @@ def program_files(build):
     found = []
     for folder in ("mkfs", "fs", "tools"):
         for path in sorted((build / folder).rglob("*")):
-            if (path.is_file() and os.access(path, os.X_OK) and path.suffix == ""
-                    and "CMakeFiles" not in path.parts):
+            if (path.is_file() and os.access(path, os.X_OK) and "CMakeFiles" not in path.parts
+                    and path.suffix not in (".so", ".sh")):
                 found.append((path, f"/files/{path.name}"))
     return found
