@@ -252,13 +252,19 @@ TEST_F(FullDevice, IsNoSpaceAndDeletingBringsItBack) {
 TEST_F(FullDevice, AWriteWaitsForTheSpaceOfDeletedFiles) {
     run([&](Suspend& suspend) {
         const std::uint64_t bytes = fs->statfs().blocks_available * 4096 * 6 / 10;
-        for (int round = 0; round < 6; ++round) {
+        for (int round = 0; round < 4; ++round) {
             const InodeNumber file = make_file(suspend, kRootInode, "file");
             for (std::uint64_t at = 0; at < bytes; at += 1'000'000) {
                 ASSERT_EQ(must(write(suspend, file, at, std::string(1'000'000, 'x'))), 1'000'000u)
                     << round;
             }
             must(fs->unlink(suspend, kRootInode, "file"));
+            // Somebody still reads the file, so its deletion is late.
+            auto reader = must(LockedInode::shared(suspend, fs->state().table.pin(file)));
+            reactor.spawn([locked = std::move(reader)](Suspend& fiber) mutable {
+                fiber.sleep_us(30'000);
+                locked.unlock();
+            });
         }
     });
 }
