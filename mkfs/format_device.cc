@@ -244,7 +244,7 @@ tl::expected<void, std::string> format_opened(Suspend& suspend, Device& device, 
 }
 
 tl::expected<void, std::string> open_and_format(Target& target, FormatRequest& request,
-                                                FormatReport& report, bool& opened) {
+                                                FormatReport& report, bool& touched) {
     driver::EnvironmentOptions environment;
     environment.memory_bytes = kMemoryBytes;
     environment.physical =
@@ -259,10 +259,11 @@ tl::expected<void, std::string> open_and_format(Target& target, FormatRequest& r
     driver::Reactor reactor;
     return reactor.block_on([&](Suspend& suspend) -> tl::expected<void, std::string> {
         auto device = Device::open(suspend, target.name, options);
+        // One who came between the look and now, and has the lock, may have made the file.
+        touched = device || device.error().code != Errc::kBusy;
         if (!device) {
             return refuse("cannot open " + target.name + ": " + device.error().message());
         }
-        opened = true;
         auto formatted = format_opened(suspend, **device, target, request, report);
         auto closed = (*device)->close(suspend);
         if (formatted && !closed) {
@@ -313,10 +314,10 @@ tl::expected<FormatReport, std::string> format_device(FormatRequest request) {
         if (request.dry_run) return report;
     }
 
-    bool opened = false;
-    auto formatted = open_and_format(*target, request, report, opened);
+    bool touched = false;
+    auto formatted = open_and_format(*target, request, report, touched);
     if (!formatted) {
-        if (opened && (report.created || report.grown)) undo_size(*target);
+        if (touched && (report.created || report.grown)) undo_size(*target);
         return refuse(formatted.error());
     }
     return report;
