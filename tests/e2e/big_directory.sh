@@ -42,7 +42,7 @@ equal "$(cat "$WORK/count")" $entries "entries of ls -l"
 
 create() {
     local i
-    for ((i = 0; ; i++)); do echo "$i" >"$other/new-$i" && echo "$i" >"$WORK/created"; done
+    for ((i = 0; ; i++)); do echo "$i" >"$other/new-$i"; done
 }
 background create
 creator=$!
@@ -50,10 +50,10 @@ rm -r "$big"
 kill "$creator"
 wait "$creator" 2>/dev/null || true
 [[ ! -e $big ]] || fail "rm -r left the directory"
-created=$(cat "$WORK/created")
+created=$(($(find "$other" -type f | wc -l) - 1)) # the last one may be cut short
 say "another process made $created files while rm -r ran"
 ((created > 10)) || fail "the other process was kept from creating"
-for ((i = 0; i <= created; i++)); do
+for ((i = 0; i < created; i++)); do
     [[ $(<"$other/new-$i") == "$i" ]] || fail "other/new-$i holds the wrong thing"
 done
 unmount_filesystem disk

@@ -50,7 +50,7 @@ unchanged() {
 }
 truncate -s 15M small.img
 unchanged "too small.*16 MiB" small.img small.img
-unchanged "too small.*16 MiB" small.img --size 15.9M small.img || true
+unchanged "too small.*16 MiB" small.img --size 15900K small.img
 unchanged "blobfs filesystem.*my disk.*--force" made.img made.img
 unchanged "already" made.img --force --size 100M made.img
 for broken in 1 16; do

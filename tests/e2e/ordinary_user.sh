@@ -11,8 +11,7 @@ cp "$BLOBFS_MKFS" "$BLOBFS_FUSE" "$WORK/bin"
 if [[ $EUID == 0 ]]; then
     user=$(id -u nobody) group=$(id -g nobody)
     chown "$user:$group" "$home" "$WORK/log"
-    as_user() { setpriv --reuid="$user" --regid="$group" --clear-groups --inh-caps=-all --no-new-privs=false env HOME="$home" "$@"; }
-    setpriv --help | grep -q no-new-privs=false || as_user() { setpriv --reuid="$user" --regid="$group" --clear-groups --inh-caps=-all env HOME="$home" "$@"; }
+    as_user() { setpriv --reuid="$user" --regid="$group" --clear-groups --inh-caps=-all env HOME="$home" "$@"; }
 else
     as_user() { "$@"; }
 fi

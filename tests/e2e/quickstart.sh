@@ -28,7 +28,8 @@ start=$SECONDS
 "$quickstart" "$image" "$folder" >"$WORK/log/second.txt"
 ((SECONDS - start < 30)) || fail "the second run took $((SECONDS - start)) s"
 [[ -d $folder/include ]] || fail "what was there is gone"
-"$quickstart" "$image" "$folder" | grep -q "mounted already" || fail "quickstart does not notice its mount"
+"$quickstart" "$image" "$folder" >"$WORK/log/third.txt"
+grep -q "mounted already" "$WORK/log/third.txt" || fail "quickstart does not notice its mount"
 umount "$folder"
 wait_until 10 unlocked
 

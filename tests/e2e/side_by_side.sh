@@ -19,6 +19,8 @@ for name in one two three; do
 done
 for pid in "${workers[@]}"; do wait "$pid"; done
 if [[ $BLOBFS_E2E_BACKEND == blobfs ]]; then
+    # What was answered more than a second ago survives the end of the daemon.
+    sleep 1.6
     kill_daemon two
     mount_filesystem two
 fi
