@@ -9,4 +9,4 @@ find .ci tools tests mkfs fs driver blobstore -type f -print0 |
         *.?*) ;;
         *) head -c 64 "$file" | head -n 1 | grep -aqE '^#!.*\b(ba)?sh\b' && printf '%s\0' "$file" || true ;;
         esac
-    done | xargs -0 "$1" -x -S warning -e SC2187
+    done | xargs -0 "$1" -x -S warning -e SC2187,SC2034

@@ -1,11 +1,13 @@
-// store_check IMAGE: opens the filesystem on it as a mount would, holds all metadata against each
-// other, prints what does not fit. Status 0: sound.
+// store_check IMAGE: opens the filesystem on it as a mount would, holds everything against
+// everything (names, links and orphans; then pages, extents and free space), prints what does not
+// fit. Status 0: sound.
 
 #include <cstdio>
 
 #include "blobstore/blobstore.h"
 #include "driver/memory/environment.h"
 #include "driver/reactor/reactor.h"
+#include "fs/filesystem.h"
 
 namespace {
 
@@ -13,15 +15,20 @@ using blobfs::Result;
 using blobfs::blobstore::Blobstore;
 using blobfs::driver::Device;
 using blobfs::driver::Suspend;
+using blobfs::fs::Filesystem;
 
 Result<std::size_t> check(Suspend& suspend, const char* name) {
     TRY_ASSIGN(const auto device, Device::open(suspend, name));
+    TRY_ASSIGN(const auto filesystem, Filesystem::open(suspend, *device));
+    TRY_ASSIGN(auto wrong, filesystem->check(suspend));
+    TRY(filesystem->close(suspend));
     TRY_ASSIGN(const auto store, Blobstore::open(suspend, *device, {}));
-    TRY_ASSIGN(const auto violations, store->check(suspend));
-    for (const auto& violation : violations) std::fprintf(stderr, "%s\n", violation.c_str());
+    TRY_ASSIGN(const auto wrong_below, store->check(suspend));
     TRY(store->close(suspend));
     TRY(device->close(suspend));
-    return violations.size();
+    wrong.insert(wrong.end(), wrong_below.begin(), wrong_below.end());
+    for (const auto& violation : wrong) std::fprintf(stderr, "%s\n", violation.c_str());
+    return wrong.size();
 }
 
 }  // namespace
