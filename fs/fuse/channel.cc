@@ -104,9 +104,11 @@ void Channel::run(driver::Suspend& suspend, Slot& slot) {
     Request& request = slot.request;
     const Result<Reply> reply = service_.serve(suspend, request);
     bool delivered = false;
+    // First, so that whoever waits for the answer cannot go by the old ones.
+    if (request.stale_inode() != InodeNumber{}) {
+        connection_.forget_attributes(request.stale_inode());
+    }
     if (reply) {
-        // First, so that whoever waits for the reply cannot go by the old ones.
-        if (reply->stale_inode != 0) connection_.forget_attributes(reply->stale_inode);
         delivered = connection_.reply(request, *reply);
         if (!delivered) service_.undelivered(request, *reply);
         if (request.header().opcode == FUSE_READ) {

@@ -68,14 +68,14 @@ bool Connection::reply(const Request& request, const Reply& reply) const {
     return is_sent(::writev(descriptor_, parts.data(), static_cast<int>(parts.size())), request);
 }
 
-void Connection::forget_attributes(std::uint64_t inode) const {
+void Connection::forget_attributes(InodeNumber inode) const {
     struct {
         fuse_out_header header;
         fuse_notify_inval_inode_out out;
     } message{};
     message.header.len = sizeof(message);
     message.header.error = FUSE_NOTIFY_INVAL_INODE;
-    message.out.ino = inode;
+    message.out.ino = value(inode);
     message.out.off = -1;  // no pages
     // ENOENT: the kernel knows nothing of the inode, so all is well.
     [[maybe_unused]] const ssize_t written = ::write(descriptor_, &message, sizeof(message));

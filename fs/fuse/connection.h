@@ -33,7 +33,7 @@ class Connection {
     bool reply_error(const Request& request, int error_number) const;
 
     // Makes the kernel forget the attributes of an inode; its pages stay.
-    void forget_attributes(std::uint64_t inode) const;
+    void forget_attributes(InodeNumber inode) const;
 
     [[nodiscard]] int descriptor() const { return descriptor_; }
 

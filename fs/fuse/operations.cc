@@ -204,6 +204,7 @@ void Operations::forget(const Request& request) {
     ArgumentReader arguments = request.arguments();
     if (request.header().opcode == FUSE_FORGET) {
         if (const auto in = arguments.take<fuse_forget_in>()) {
+            lost_writes_.erase(request.header().nodeid);
             filesystem_.forget(request.inode(), in->nlookup);
         }
         return;
@@ -213,6 +214,7 @@ void Operations::forget(const Request& request) {
     for (std::uint32_t i = 0; i < in->count; ++i) {
         const auto one = arguments.take<fuse_forget_one>();
         if (!one) return;
+        lost_writes_.erase(one->nodeid);
         filesystem_.forget(InodeNumber{one->nodeid}, one->nlookup);
     }
 }
@@ -264,6 +266,14 @@ Result<Reply> Operations::lookup(Suspend& suspend, Request& request) {
 }
 
 Result<Reply> Operations::getattr(Suspend& suspend, Request& request) {
+    ArgumentReader arguments = request.arguments();
+    const auto in = arguments.take<fuse_getattr_in>();
+    // With a file handle it is write(2) that asks, and what it gets it returns.
+    if (in && (in->getattr_flags & FUSE_GETATTR_FH) != 0 && !lost_writes_.empty()) {
+        if (const auto lost = lost_writes_.extract(request.header().nodeid)) {
+            return fail(lost.mapped());
+        }
+    }
     TRY_ASSIGN(const Attributes attributes, filesystem_.getattr(suspend, request.inode()));
     return attributes_reply(request, attributes);
 }
@@ -421,6 +431,11 @@ Result<Reply> Operations::readdir_with_attributes(Suspend& suspend, Request& req
     return list(suspend, filesystem_, request, true);
 }
 
+void Operations::note_lost_write(Request& request, const Error& error) {
+    if (lost_writes_.size() < kMaxLostWrites) lost_writes_[request.header().nodeid] = error;
+    request.make_stale(request.inode());
+}
+
 // Data. -----------------------------------------------------------------------------------------
 
 Result<Reply> Operations::read(Suspend& suspend, Request& request) {
@@ -448,17 +463,22 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
         TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, request.inode()));
         mode = before.mode;
     }
-    TRY_ASSIGN(const std::size_t bytes, filesystem_.write(suspend, request.inode(), in->offset,
-                                                          request.data().first(in->size), options));
-    Reply reply = written_reply(request, bytes);
-    if ((mode & kSetIdBits) != 0) reply.stale_inode = request.header().nodeid;
-    return reply;
+    // The kernel keeps the mode that it knows, and would execute the file by it.
+    if ((mode & kSetIdBits) != 0) request.make_stale(request.inode());
+    const Result<std::size_t> bytes = filesystem_.write(suspend, request.inode(), in->offset,
+                                                        request.data().first(in->size), options);
+    if (!bytes) {
+        if (options.from_cache) note_lost_write(request, bytes.error());
+        return fail(bytes.error());
+    }
+    return written_reply(request, *bytes);
 }
 
 Result<Reply> Operations::fsync(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto in = arguments.take<fuse_fsync_in>();
     if (!in) return malformed();
+    lost_writes_.erase(request.header().nodeid);  // the kernel reports them itself
     TRY(filesystem_.fsync(suspend, request.inode(), (in->fsync_flags & FUSE_FSYNC_FDATASYNC) != 0));
     return Reply{};
 }
@@ -467,7 +487,6 @@ Result<Reply> Operations::fallocate(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto in = arguments.take<fuse_fallocate_in>();
     if (!in) return malformed();
-    Reply reply;
     if (request.header().uid != 0) {
         // The kernel leaves set-id bits to us here too, but without saying whether they must go.
         TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, request.inode()));
@@ -475,11 +494,11 @@ Result<Reply> Operations::fallocate(Suspend& suspend, Request& request) {
             SetAttributes changes;
             changes.mode = without_set_id(before.mode) & 07777;
             TRY(filesystem_.setattr(suspend, caller(request), request.inode(), changes));
-            reply.stale_inode = request.header().nodeid;
+            request.make_stale(request.inode());
         }
     }
     TRY(filesystem_.fallocate(suspend, request.inode(), in->mode, in->offset, in->length));
-    return reply;
+    return Reply{};
 }
 
 Result<Reply> Operations::seek(Suspend& suspend, Request& request) {
@@ -506,9 +525,8 @@ Result<Reply> Operations::copy_file_range(Suspend& suspend, Request& request) {
                filesystem_.copy_file_range(suspend, request.inode(), in->off_in,
                                            InodeNumber{in->nodeid_out}, in->off_out,
                                            std::min<std::uint64_t>(in->len, kMaxCopyBytes)));
-    Reply reply = written_reply(request, bytes);
-    if ((before.mode & kSetIdBits) != 0) reply.stale_inode = in->nodeid_out;
-    return reply;
+    if ((before.mode & kSetIdBits) != 0) request.make_stale(InodeNumber{in->nodeid_out});
+    return written_reply(request, bytes);
 }
 
 // Extended attributes. --------------------------------------------------------------------------

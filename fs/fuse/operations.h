@@ -3,7 +3,9 @@
 // The requests of the kernel in terms of the Filesystem: one short function each, which returns
 // what is to be answered. Permissions are the kernel's (default_permissions). Reactor thread.
 
+#include <cstddef>
 #include <cstdint>
+#include <unordered_map>
 
 #include "fs/filesystem.h"
 #include "fs/fuse/channel.h"
@@ -60,7 +62,16 @@ class Operations final : public Service {
     // RELEASE and RELEASEDIR, of files opened before the kernel learned that we need none.
     Result<Reply> nothing_to_do(driver::Suspend& suspend, Request& request);
 
+    // A page that the kernel had in its cache could not be written: write(2) returned long ago.
+    // fsync(2) and close(2) will report it, but who only writes would go on forever on a full
+    // device. So the kernel is made to ask for the attributes at the next write(2), and gets the
+    // error instead.
+    void note_lost_write(Request& request, const Error& error);
+
+    static constexpr std::size_t kMaxLostWrites = 4096;
     Filesystem& filesystem_;
+    std::unordered_map<std::uint64_t, Error>
+        lost_writes_;  // by inode, not yet reported by write(2)
 };
 
 }  // namespace blobfs::fs::fuse

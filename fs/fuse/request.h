@@ -49,6 +49,7 @@ class Request {
         if (bytes < sizeof(header_)) return false;
         std::memcpy(&header_, buffer_.data() + kRequestOffset, sizeof(header_));
         bytes_ = bytes;
+        stale_inode_ = InodeNumber{};
         return header_.len == bytes;
     }
 
@@ -58,6 +59,10 @@ class Request {
         return ArgumentReader(buffer_.subspan(kRequestOffset + sizeof(fuse_in_header),
                                               bytes_ - sizeof(fuse_in_header)));
     }
+    // The kernel must ask for this inode's attributes anew: it is told before it gets the answer.
+    void make_stale(InodeNumber inode) { stale_inode_ = inode; }
+    [[nodiscard]] InodeNumber stale_inode() const { return stale_inode_; }
+
     // The data area: page-aligned DMA memory. Holds a WRITE's payload, and the tail of arguments
     // that are longer than a WRITE's: a reply may be put there when these are no longer needed.
     [[nodiscard]] driver::DmaSpan data() const { return buffer_.subspan(kDataOffset); }
@@ -75,6 +80,7 @@ class Request {
     driver::DmaSpan buffer_;
     std::size_t bytes_ = 0;
     fuse_in_header header_{};
+    InodeNumber stale_inode_{};
 };
 
 // A successful answer: the head that was filled in with Request::head<T>(), then data from
@@ -82,10 +88,6 @@ class Request {
 struct Reply {
     std::size_t head_bytes = 0;
     std::span<const std::byte> data{};
-    // An inode whose attributes the kernel must ask for anew, 0: none. The kernel does not know
-    // when a write has taken set-id bits away, and would go by the old ones when the file is
-    // executed.
-    std::uint64_t stale_inode = 0;
 };
 
 }  // namespace blobfs::fs::fuse

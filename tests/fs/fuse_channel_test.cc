@@ -42,8 +42,9 @@ class PlayedService final : public Service {
                 const auto in = arguments.take<fuse_write_in>();
                 payload = arguments.rest().data();
                 written.assign(reinterpret_cast<const char*>(payload), in->size);
+                request.make_stale(stale_inode);
                 request.head<fuse_write_out>().size = in->size;
-                return Reply{.head_bytes = sizeof(fuse_write_out), .stale_inode = stale_inode};
+                return Reply{.head_bytes = sizeof(fuse_write_out)};
             }
             default:
                 return fail(Errc::kNotFound, "looking");
@@ -54,7 +55,7 @@ class PlayedService final : public Service {
 
     driver::WaitQueue gate;
     bool hold = false;
-    std::uint64_t stale_inode = 0;
+    InodeNumber stale_inode{};
     int started = 0, forgotten = 0, lost = 0;
     const std::byte* payload = nullptr;
     std::string written;
@@ -166,7 +167,7 @@ TEST_F(FuseChannel, ReplyOfAReadIsWhole) {
 
 TEST_F(FuseChannel, KernelForgetsStaleAttributesBeforeItHasTheReply) {
     open_channel({.requests = 2});
-    service_.stale_inode = 42;
+    service_.stale_inode = InodeNumber{42};
     send(FUSE_WRITE, 7, write_of("x"));
     EXPECT_TRUE(channel_->poll());
     const auto notice = receive();
