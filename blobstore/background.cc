@@ -76,41 +76,47 @@ void Blobstore::State::stop_background(Suspend& suspend) {
 }
 
 Result<void> Blobstore::State::resume_orphans(Suspend& suspend) {
-    struct Orphan {
+    struct Unfinished {
         BlobId blob;
-        std::uint64_t truncate_to;
+        std::uint64_t size;
     };
-    std::vector<Orphan> orphans;
+    std::vector<Unfinished> truncations;
+    std::vector<BlobId> orphans;
     Result<void> status;
+    const auto note = [&](KeyView key, ValueView bytes) {
+        const bool truncation = key.size() == 17 && key_kind(key) == KeyKind::kTruncation;
+        if (key.size() != 17 || bytes.size() != (truncation ? sizeof(TruncationValue) : 0)) {
+            status = fail(Errc::kCorrupt, "reading the list of orphans");
+            return false;
+        }
+        const BlobId blob{load_big_endian(key_tail(key))};
+        if (truncation) {
+            truncations.push_back({blob, load<TruncationValue>(bytes).size});
+        } else {
+            orphans.push_back(blob);
+        }
+        return true;
+    };
     TRY(tree.scan(suspend, Key(BlobId{0}, KeyKind::kOrphan), Key(BlobId{0}, KeyKind::kDataChecksum),
-                  [&](KeyView key, ValueView bytes) {
-                      if (key.size() != 17 || bytes.size() != sizeof(OrphanValue)) {
-                          status = fail(Errc::kCorrupt, "reading the list of orphans");
-                          return false;
-                      }
-                      orphans.push_back({BlobId{load_big_endian(key_tail(key))},
-                                         load<OrphanValue>(bytes).truncate_to});
-                      return true;
-                  }));
+                  note));
+    TRY(tree.scan(suspend, Key(BlobId{0}, KeyKind::kTruncation), Key(BlobId{1}, KeyKind{}), note));
     TRY(status);
-    for (const Orphan& orphan : orphans) {
-        if (orphan.truncate_to == kOrphanDelete) continue;
+    for (const Unfinished& truncation : truncations) {
         // Before anybody can extend the blob over what lies behind its end.
         BlobLock lock =
-            locks.lock(suspend, orphan.blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+            locks.lock(suspend, truncation.blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
         lock.lock_mapping(suspend);
-        TRY(finish_truncate(suspend, orphan.blob, orphan.truncate_to));
+        TRY(finish_truncate(suspend, truncation.blob, truncation.size));
     }
-    std::erase_if(orphans, [](const Orphan& o) { return o.truncate_to != kOrphanDelete; });
     if (orphans.empty()) return {};
     spawn_inside(*reactor, gate, [this, orphans = std::move(orphans)](Suspend& fiber) {
-        for (const Orphan& orphan : orphans) {
+        for (const BlobId orphan : orphans) {
             if (gate.closed() || read_only) return;
-            const Result<void> deleted = delete_blob(fiber, orphan.blob);
+            const Result<void> deleted = delete_blob(fiber, orphan);
             if (!deleted) {
                 spdlog::error(
                     "{}: deleting orphan {}: {}; it stays until the next mount or a check",
-                    device.properties().name, value(orphan.blob), deleted.error().message());
+                    device.properties().name, value(orphan), deleted.error().message());
             }
         }
     });

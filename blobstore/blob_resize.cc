@@ -106,8 +106,8 @@ Result<void> Blobstore::truncate(Suspend& suspend, BlobId blob, std::uint64_t si
         if (extents.size() == kExtentsPerTransaction) {
             end = extents.back().end();
             transaction.remainder = Transaction::State::Remainder{.blob = blob, .size = size};
-            const OrphanValue orphan{.truncate_to = size};
-            transaction.put(Key(BlobId{0}, KeyKind::kOrphan, value(blob)), bytes_of(orphan));
+            const TruncationValue rest{.size = size};
+            transaction.put(Key(BlobId{0}, KeyKind::kTruncation, value(blob)), bytes_of(rest));
         }
         remap(transaction, blob, {.first = first, .end = end}, extents, kept);
     }
@@ -123,7 +123,7 @@ Result<void> Blobstore::State::finish_truncate(Suspend& suspend, BlobId blob, st
         Transaction::State transaction;
         TRY_ASSIGN(at,
                    unmap_some(suspend, *this, blob, {.first = at, .end = kEndBlock}, transaction));
-        if (at >= kEndBlock) transaction.erase(Key(BlobId{0}, KeyKind::kOrphan, value(blob)));
+        if (at >= kEndBlock) transaction.erase(Key(BlobId{0}, KeyKind::kTruncation, value(blob)));
         TRY(commit(suspend, transaction, true));
     }
     return {};

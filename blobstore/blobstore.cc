@@ -24,10 +24,11 @@ PageIo::Geometry page_geometry(const Superblock& superblock) {
             .block_count = superblock.block_count};
 }
 
-// Blocks kept back so that deleting works on a full device: about 1/64, at least what a few
-// transactions take, never more than 64 MiB.
+// Blocks kept back so that deleting works on a full device: 1/64, at least what a few transactions
+// of the largest kind set aside, at most 64 MiB and an eighth of the device.
 std::uint64_t reserve_blocks(const Superblock& superblock) {
-    return std::clamp<std::uint64_t>(superblock.block_count / 64, 128, 16384);
+    return std::min(std::clamp<std::uint64_t>(superblock.block_count / 64, 768, 16384),
+                    superblock.block_count / 8);
 }
 
 StoreInfo info_of(const Superblock& superblock) {

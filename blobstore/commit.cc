@@ -142,7 +142,8 @@ Result<void> Blobstore::sync(Suspend& suspend) {
 }
 
 Result<void> Blobstore::State::delete_blob(Suspend& suspend, BlobId blob) {
-    constexpr std::size_t kKeysPerTransaction = 32;
+    // Fewer when the device is so full that the pages for more cannot be set aside.
+    std::size_t keys_per_transaction = 32;
     const BlobLock lock =
         locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
     const Key first(blob, static_cast<KeyKind>(0));
@@ -167,15 +168,21 @@ Result<void> Blobstore::State::delete_blob(Suspend& suspend, BlobId blob) {
                 part.frees.push_back(Run{BlockIndex{extent->device}, extent->blocks});
             }
             part.erase(key);
-            return ++keys < kKeysPerTransaction;
+            return ++keys < keys_per_transaction;
         }));
         TRY(status);
-        const bool last = keys < kKeysPerTransaction;
+        const bool last = keys < keys_per_transaction;
         if (last) {
             if (attributes) part.erase(Key(blob, KeyKind::kAttributes));
             part.erase(Key(BlobId{0}, KeyKind::kOrphan, value(blob)));
         }
-        TRY(commit(suspend, part, true));
+        const auto committed = commit(suspend, part, true);
+        if (!committed && committed.error().code == Errc::kNoSpace && keys_per_transaction > 1) {
+            keys_per_transaction = std::max<std::size_t>(1, keys_per_transaction / 4);
+            TRY(checkpoint(suspend, SuperblockState::kInUse));
+            continue;
+        }
+        TRY(committed);
         if (last) return {};
     }
 }

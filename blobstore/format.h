@@ -193,12 +193,11 @@ static_assert(sizeof(ExtentValue) == 16);
 inline constexpr std::uint32_t kExtentShared = 1;     // counted by a kSharedRun key
 inline constexpr std::uint32_t kExtentUnwritten = 2;  // allocated ahead: reads as zeroes
 
-// Value of a key of kind kOrphan: what is still to be done with the blob.
-struct OrphanValue {
-    std::uint64_t truncate_to;  // bytes: free what lies beyond; kOrphanDelete: delete the blob
+// Value of a key of kind kTruncation.
+struct TruncationValue {
+    std::uint64_t size;  // bytes: what is mapped beyond is still to be freed
 };
-static_assert(sizeof(OrphanValue) == 8);
-inline constexpr std::uint64_t kOrphanDelete = ~std::uint64_t{0};
+static_assert(sizeof(TruncationValue) == 8);
 
 // Head of the value of a key of kind kAttributes; the owner's opaque attribute block follows.
 struct AttributesValue {

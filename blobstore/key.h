@@ -28,8 +28,9 @@ enum class KeyKind : std::uint8_t {
     kRecord = 5,      // the owner's key: the owner's value
     // With blob id 0:
     kSharedRun = 16,  // first block on the device, 8 bytes big-endian: count of a shared run
-    kOrphan = 17,     // blob id, 8 bytes big-endian: a blob to delete at the next open
+    kOrphan = 17,     // blob id, 8 bytes big-endian; no value: a blob to delete at the next open
     kDataChecksum = 18,  // reserved
+    kTruncation = 19,    // blob id, 8 bytes big-endian: TruncationValue
 };
 
 // A key built in place, without allocation.

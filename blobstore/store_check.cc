@@ -78,10 +78,15 @@ void Checker::finish_blob() {
 }
 
 void Checker::visit_store_key(KeyView key, ValueView bytes) {
-    if (key_kind(key) == KeyKind::kOrphan && key.size() == 17 &&
-        bytes.size() == sizeof(OrphanValue)) {
-        orphans_.insert(load_big_endian(key_tail(key)));
-        return;
+    if (key.size() == 17) {
+        const KeyKind kind = key_kind(key);
+        const bool known =
+            (kind == KeyKind::kOrphan && bytes.empty()) ||
+            (kind == KeyKind::kTruncation && bytes.size() == sizeof(TruncationValue));
+        if (known) {
+            orphans_.insert(load_big_endian(key_tail(key)));
+            return;
+        }
     }
     find("a key of the store itself is of an unknown kind");
 }

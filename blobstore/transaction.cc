@@ -31,8 +31,7 @@ void Transaction::erase_record(BlobId blob, std::string_view key) {
 }
 
 void Transaction::add_orphan(BlobId blob) {
-    const OrphanValue orphan{.truncate_to = kOrphanDelete};
-    state_->put(Key(BlobId{0}, KeyKind::kOrphan, value(blob)), bytes_of(orphan));
+    state_->put(Key(BlobId{0}, KeyKind::kOrphan, value(blob)), {});
 }
 
 void Transaction::remove_orphan(BlobId blob) {
