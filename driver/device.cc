@@ -22,7 +22,7 @@ Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, const std::string
     switch (parsed.kind) {
         case DeviceName::Kind::kPcie: {
             TRY_ASSIGN(std::unique_ptr<PcieTransport> transport,
-                       PcieTransport::open(parsed.address));
+                       PcieTransport::open(suspend, parsed.address, options.lock_wait_ms));
             DeviceOptions wanted = options;
             if (parsed.namespace_id != 0) wanted.namespace_id = parsed.namespace_id;
             return NvmeDevice::open(suspend, std::move(transport), wanted);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -19,6 +20,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -46,8 +48,8 @@ ssize_t write_log(void* /*cookie*/, const char* text, std::size_t bytes) {
     return static_cast<ssize_t>(bytes);
 }
 
-// Bytes of free hugepages of all sizes, as the kernel counts them.
-std::size_t free_hugepage_bytes() {
+// Bytes of hugepages of all sizes, as that file of the kernel counts them.
+std::size_t hugepage_bytes(const char* counter) {
     std::size_t bytes = 0;
     const char* const root = "/sys/kernel/mm/hugepages";
     const std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(root), &::closedir);
@@ -58,11 +60,14 @@ std::size_t free_hugepage_bytes() {
         if (!name.starts_with(kPrefix)) continue;
         const std::size_t page_kib = std::strtoull(name.c_str() + kPrefix.size(), nullptr, 10);
         std::size_t pages = 0;
-        std::ifstream(std::string(root) + "/" + name + "/free_hugepages") >> pages;
+        std::ifstream(std::string(root) + "/" + name + "/" + counter) >> pages;
         bytes += pages * page_kib * 1024;
     }
     return bytes;
 }
+
+std::size_t free_hugepage_bytes() { return hugepage_bytes("free_hugepages"); }
+bool any_hugepages() { return hugepage_bytes("nr_hugepages") != 0; }
 
 // What the calling thread had before rte_eal_init(), which pins it to one processor. Signals are
 // blocked meanwhile, so that the threads that it starts never take one that is meant for ours.
@@ -152,7 +157,14 @@ Result<void> start(const EnvironmentOptions& options, bool hugepages) {
 Result<void> start_environment(const EnvironmentOptions& options) {
     if (phase == Phase::kStarted) return {};
     if (phase == Phase::kFailed) return fail(failure);
-    const bool enough = free_hugepage_bytes() >= options.memory_bytes;
+    bool enough = free_hugepage_bytes() >= options.memory_bytes;
+    constexpr std::uint32_t kStepMs = 50;
+    for (std::uint32_t waited = 0;
+         options.physical && !enough && waited < options.hugepage_wait_ms && any_hugepages();
+         waited += kStepMs) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(kStepMs));
+        enough = free_hugepage_bytes() >= options.memory_bytes;
+    }
     if (options.physical && !enough) {
         return fail(Errc::kNoMemory,
                     "starting the DPDK environment: a PCIe device needs free hugepages "

@@ -7,6 +7,7 @@
 // debug level); leaves no file and shares none with any other process. Root or not.
 
 #include <cstddef>
+#include <cstdint>
 
 #include "driver/base/result.h"
 
@@ -18,6 +19,9 @@ struct EnvironmentOptions {
     std::size_t memory_bytes = std::size_t{256} << 20;
     bool hugepages = true;  // use them when there are enough
     bool physical = false;  // the device needs hugepages (PCIe): fail when there are none
+    // physical: how long to wait for hugepages that a process is about to give back, such as the
+    // daemon of a filesystem that was unmounted a moment ago.
+    std::uint32_t hugepage_wait_ms = 3000;
 };
 
 // Idempotent: once it has succeeded, another call does nothing and succeeds. It cannot be tried

@@ -35,6 +35,10 @@ Result<std::unique_ptr<FunctionAccess>> open_vfio(const PciFunction& function);
 // any memory of the machine.
 Result<std::unique_ptr<FunctionAccess>> open_uio(const PciFunction& function);
 
+// Another process has it. Quiet.
+[[nodiscard]] bool vfio_taken(const PciFunction& function);
+[[nodiscard]] bool uio_taken(const PciFunction& function);
+
 // PCI configuration space: the command register (PCI Local Bus 3.0, section 6.2.2).
 inline constexpr std::uint32_t kPciCommandOffset = 4;
 inline constexpr std::uint16_t kPciCommandMemory = 1U << 1;

@@ -14,6 +14,12 @@ namespace {
 
 constexpr const char* kWhat = "opening a PCIe controller";
 
+bool taken_by_another(const PciFunction& function) {
+    const std::string driver = function.driver();
+    return (driver == "vfio-pci" && vfio_taken(function)) ||
+           (driver == "uio_pci_generic" && uio_taken(function));
+}
+
 Result<std::unique_ptr<FunctionAccess>> open_access(const PciFunction& function) {
     const std::string& address = function.address();
     if (!function.exists()) {
@@ -45,12 +51,20 @@ PcieTransport::PcieTransport(std::string name, std::unique_ptr<FunctionAccess> a
       physical_(access_->needs_physical_addresses() ? std::make_unique<PhysicalAddresses>()
                                                     : nullptr) {}
 
-Result<std::unique_ptr<PcieTransport>> PcieTransport::open(const std::string& address) {
+Result<std::unique_ptr<PcieTransport>> PcieTransport::open(Suspend& suspend,
+                                                           const std::string& address,
+                                                           std::uint32_t wait_ms) {
     if (!environment_has_hugepages()) {
         spdlog::error("{}: a PCIe controller needs hugepages (sysctl vm.nr_hugepages)", address);
         return fail(Errc::kNoMemory, kWhat);
     }
-    TRY_ASSIGN(std::unique_ptr<FunctionAccess> access, open_access(PciFunction(address)));
+    const PciFunction function(address);
+    constexpr std::uint32_t kStepMs = 50;
+    for (std::uint32_t waited = 0; waited < wait_ms && taken_by_another(function);
+         waited += kStepMs) {
+        suspend.sleep_us(kStepMs * 1000);
+    }
+    TRY_ASSIGN(std::unique_ptr<FunctionAccess> access, open_access(function));
     const bool identity = !access->needs_physical_addresses() && rte_eal_iova_mode() == RTE_IOVA_VA;
     std::unique_ptr<PcieTransport> transport(
         new PcieTransport(address, std::move(access), identity));

@@ -10,6 +10,7 @@
 #include "driver/nvme/transport.h"
 #include "driver/pcie/function_access.h"
 #include "driver/pcie/physical_addresses.h"
+#include "driver/reactor/fiber.h"
 
 namespace blobfs::driver {
 
@@ -18,8 +19,10 @@ class PcieTransport final : public nvme::Transport {
     // Takes the controller at that address (0000:03:00.0) over; it is bound to vfio-pci or
     // uio_pci_generic, and nobody else uses it. The log says what is missing when this fails:
     // kNotFound (no such function), kBusy (the kernel's driver or another process has it),
-    // kNotSupported, kAccess, kNoMemory (no hugepages).
-    static Result<std::unique_ptr<PcieTransport>> open(const std::string& address);
+    // kNotSupported, kAccess, kNoMemory (no hugepages). Another process that has it is waited for
+    // that long: the daemon of a filesystem that was unmounted a moment ago.
+    static Result<std::unique_ptr<PcieTransport>> open(Suspend& suspend, const std::string& address,
+                                                       std::uint32_t wait_ms);
     // The controller has been disabled; ends its access to memory and gives it back to the kernel,
     // bound as it was.
     ~PcieTransport() override;

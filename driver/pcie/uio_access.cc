@@ -92,6 +92,15 @@ void reset(const PciFunction& function) {
 
 }  // namespace
 
+bool uio_taken(const PciFunction& function) {
+    const File file(::open((function.directory() + "/resource0").c_str(), O_RDWR | O_CLOEXEC));
+    struct flock lock {};
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    return file.get() >= 0 && ::fcntl(file.get(), F_OFD_GETLK, &lock) == 0 &&
+           lock.l_type != F_UNLCK;
+}
+
 Result<std::unique_ptr<FunctionAccess>> open_uio(const PciFunction& function) {
     if (function.iommu() == PciFunction::Iommu::kTranslating) {
         spdlog::error(

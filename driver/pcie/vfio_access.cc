@@ -89,6 +89,12 @@ void VfioAccess::watch_for_removal() {
     }
 }
 
+std::string group_file(const PciFunction& function) {
+    const bool no_iommu = function.iommu() == PciFunction::Iommu::kNone;
+    return "/dev/vfio/" + std::string(no_iommu ? "noiommu-" : "") +
+           std::to_string(function.iommu_group().value_or(0));
+}
+
 // What is missing for VFIO, in words; the first thing that somebody can do something about.
 Result<void> check_vfio(const PciFunction& function) {
     constexpr const char* kWhat = "opening a PCIe controller through VFIO";
@@ -100,9 +106,7 @@ Result<void> check_vfio(const PciFunction& function) {
             function.address());
         return fail(Errc::kNotSupported, kWhat);
     }
-    const bool no_iommu = function.iommu() == PciFunction::Iommu::kNone;
-    const std::string path =
-        "/dev/vfio/" + std::string(no_iommu ? "noiommu-" : "") + std::to_string(*group);
+    const std::string path = group_file(function);
     for (const std::string& file : {std::string("/dev/vfio/vfio"), path}) {
         if (::access(file.c_str(), R_OK | W_OK) == 0) continue;
         const int error = errno;
@@ -138,6 +142,14 @@ Result<void> check_vfio(const PciFunction& function) {
 }
 
 }  // namespace
+
+// A group can be open once.
+bool vfio_taken(const PciFunction& function) {
+    const int file = ::open(group_file(function).c_str(), O_RDWR | O_CLOEXEC);
+    if (file < 0) return errno == EBUSY;
+    ::close(file);
+    return false;
+}
 
 Result<std::unique_ptr<FunctionAccess>> open_vfio(const PciFunction& function) {
     constexpr const char* kWhat = "opening a PCIe controller through VFIO";

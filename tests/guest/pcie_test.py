@@ -10,6 +10,8 @@ LIMITS = [  # LBA bytes, longest transfer, namespaces
     (512, 8 << 10, 1),
     (4096, None, 1),
 ]
+BROKEN = len(LIMITS)  # an SSD with a sector that cannot be read
+DOOMED = BROKEN + 1   # an SSD that is pulled out under load
 VFIO = "vfio-pci"
 UIO = "uio_pci_generic"
 
@@ -25,12 +27,14 @@ class ThroughVfio(GuestCase):
     def setUpClass(cls):
         ssds = [machine.Ssd(size=64 << 20, lba=lba, mdts=mdts, namespaces=spaces)
                 for lba, mdts, spaces in LIMITS]
+        ssds += [machine.Ssd(size=64 << 20, read_errors=(1 << 20,)), machine.Ssd(size=64 << 20)]
         cls.guest = machine.Machine(machine.Options(
             ssds=ssds, files=[program("tests/guest/nvme_exerciser")]))
 
     def setUp(self):
         self.run_in_guest("set -e\n" + "".join(
-            f"ssd-driver {address(i)} {VFIO}\n" for i in range(len(LIMITS))))
+            f"[ ! -e /sys/bus/pci/devices/{address(i)} ] || ssd-driver {address(i)} {VFIO}\n"
+            for i in range(DOOMED + 1)))
 
     @classmethod
     def tearDownClass(cls):
@@ -59,7 +63,7 @@ class ThroughVfio(GuestCase):
                 device = address(index)
                 self.run_in_guest(f"""set -e
                     nvme_exerciser model {device} /tmp/model --seed {index + 1} \
-                        --operations 160 --bytes 16777216
+                        --operations 120 --bytes 16777216
                     disk=$(ssd-driver {device} nvme)
                     cmp -n $(stat -c %s /tmp/model) /tmp/model $disk
                     dd if=/dev/urandom of=/tmp/model bs=1M count=16 2>/dev/null
@@ -122,6 +126,32 @@ class ThroughVfio(GuestCase):
         self.assertIn("the kernel's driver nvme has it", output)
 
 
+    def test_unreadable_sector_is_an_error_and_the_others_are_not(self):
+        device = address(BROKEN)
+        self.run_in_guest("dd if=/dev/zero of=/tmp/one bs=1M count=1; "
+                          f"nvme_exerciser compare {device} /tmp/one")
+        status, output = self.guest.run("dd if=/dev/zero of=/tmp/two bs=1M count=2; "
+                                        f"nvme_exerciser compare {device} /tmp/two")
+        self.assertEqual(status, 2, output)
+        self.assertRegex(output, "failed: .*(read|SCT|status)")
+
+    def test_removed_device_ends_every_request_with_an_error(self):
+        device = address(DOOMED)
+        self.guest.start(f"nvme_exerciser load {device}")
+        threading.Timer(2, self.guest.remove_ssd, [DOOMED]).start()
+        status, output = self.guest.wait(60)
+        self.assertEqual(status, 0, output)
+        self.assertEqual(output.count("ended: "), 8, output)
+        self.assertIn("the device is being removed", output)
+        # The kernel had waited for us; now it is through with the removal.
+        self.run_in_guest(f"""
+            for i in $(seq 100); do
+                [ -e /sys/bus/pci/devices/{device} ] || exit 0
+                sleep 0.1
+            done
+            exit 1""")
+
+
 class ThroughUio(GuestCase):
     """No IOMMU: physical addresses."""
 
@@ -132,7 +162,7 @@ class ThroughUio(GuestCase):
         with machine.Machine(options) as self.guest:
             output = self.run_in_guest(f"""set -e
                 ssd-driver {device} {UIO}
-                nvme_exerciser model {device} /tmp/model --operations 160 --bytes 16777216
+                nvme_exerciser model {device} /tmp/model --operations 120 --bytes 16777216
                 nvme_exerciser compare {device} /tmp/model""")
             self.assertIn("safer", output)
             status, output = self.guest.run(f"""
@@ -152,47 +182,6 @@ class ThroughUio(GuestCase):
         status, output = self.guest.wait(60)
         self.assertEqual(status, 0, output)
         self.assertEqual(output.count("ended: "), 8, output)
-
-
-class Removal(GuestCase):
-    """The SSD is pulled out while it is busy."""
-
-    def test_every_request_ends_with_an_error(self):
-        device = address(0)
-        options = machine.Options(ssds=[machine.Ssd(size=64 << 20)],
-                                  files=[program("tests/guest/nvme_exerciser")])
-        with machine.Machine(options) as self.guest:
-            self.run_in_guest(f"ssd-driver {device} {VFIO}")
-            self.guest.start(f"nvme_exerciser load {device}")
-            threading.Timer(2, self.guest.remove_ssd, [0]).start()
-            status, output = self.guest.wait(60)
-            self.assertEqual(status, 0, output)
-            self.assertEqual(output.count("ended: "), 8, output)
-            self.assertIn("the device is being removed", output)
-            # The kernel had waited for us; now it is through with the removal.
-            self.run_in_guest(f"""
-                for i in $(seq 100); do
-                    [ -e /sys/bus/pci/devices/{device} ] || exit 0
-                    sleep 0.1
-                done
-                exit 1""")
-
-
-class Errors(GuestCase):
-    """Sectors that cannot be read."""
-
-    def test_unreadable_sector_is_an_error_and_the_others_are_not(self):
-        device = address(0)
-        options = machine.Options(ssds=[machine.Ssd(size=64 << 20, read_errors=(1 << 20,))],
-                                  files=[program("tests/guest/nvme_exerciser")])
-        with machine.Machine(options) as self.guest:
-            self.run_in_guest(f"ssd-driver {device} {VFIO}")
-            self.run_in_guest("dd if=/dev/zero of=/tmp/one bs=1M count=1; "
-                              f"nvme_exerciser compare {device} /tmp/one")
-            status, output = self.guest.run("dd if=/dev/zero of=/tmp/two bs=1M count=2; "
-                                            f"nvme_exerciser compare {device} /tmp/two")
-            self.assertEqual(status, 2, output)
-            self.assertRegex(output, "failed: .*(read|SCT|status)")
 
 
 if __name__ == "__main__":

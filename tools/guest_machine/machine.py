@@ -177,12 +177,12 @@ class Machine:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimedOut("the guest did not answer in time\n" + self.console()[-2000:])
-        self._agent.settimeout(left)
         try:
+            self._agent.settimeout(left)
             data = self._agent.recv(65536)
         except TimeoutError:
             raise TimedOut("the guest did not answer in time\n" + self.console()[-2000:]) from None
-        except ConnectionError:
+        except OSError:  # reset, or closed by power_cut() in another thread
             data = b""
         if not data:
             raise Died("the machine went off\n" + self.console()[-2000:])

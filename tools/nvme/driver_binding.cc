@@ -1,0 +1,141 @@
+#include "tools/nvme/driver_binding.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "driver/pcie/function_access.h"
+
+extern char** environ;
+
+namespace blobfs::tools {
+
+namespace {
+
+using driver::PciFunction;
+constexpr std::uint64_t kHugepageBytes = std::uint64_t{2} << 20;
+
+tl::unexpected<std::string> refuse(const std::string& text) {
+    return tl::unexpected<std::string>(text);
+}
+
+tl::expected<void, std::string> load_module(const std::string& name) {
+    const char* const arguments[] = {"modprobe", name.c_str(), nullptr};
+    pid_t child = 0;
+    const int error = ::posix_spawnp(&child, "modprobe", nullptr, nullptr,
+                                     const_cast<char* const*>(arguments), environ);
+    if (error != 0) return refuse(std::string("starting modprobe: ") + std::strerror(error));
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        return refuse("the kernel module " + name + " could not be loaded");
+    }
+    return {};
+}
+
+tl::expected<void, std::string> write_file(const std::string& path, const std::string& text) {
+    const int file = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+    const bool written =
+        file >= 0 && ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+    const int error = errno;
+    if (file >= 0) ::close(file);
+    if (written) return {};
+    return refuse("writing to " + path + ": " + std::strerror(error) +
+                  (error == EACCES || error == EPERM ? ": this needs root" : ""));
+}
+
+// Nobody, neither the kernel nor a process, is at work with the controller.
+tl::expected<ControllerSummary, std::string> idle_controller(const std::string& address) {
+    const PciFunction function(address);
+    if (!function.exists()) return refuse(address + ": there is no such PCI device");
+    if (!function.is_nvme()) return refuse(address + ": it is no NVMe controller");
+    ControllerSummary summary = summarize(function);
+    for (const Disk& disk : summary.disks) {
+        if (!disk.uses.empty()) return refuse(address + " is in use: " + disk.uses.front());
+    }
+    if ((summary.driver == "vfio-pci" && driver::vfio_taken(function)) ||
+        (summary.driver == "uio_pci_generic" && driver::uio_taken(function))) {
+        return refuse(address + " is in use: a process drives it (a mounted blobfs?)");
+    }
+    return summary;
+}
+
+void hand_over(const ControllerSummary& controller, const std::string& driver,
+               std::vector<BindingStep>& steps) {
+    const PciFunction function(controller.address);
+    if (!controller.driver.empty()) {
+        steps.push_back({.module = {},
+                         .file = function.directory() + "/driver/unbind",
+                         .text = controller.address});
+    }
+    // An empty override makes the kernel choose by itself again.
+    steps.push_back({.module = {},
+                     .file = function.directory() + "/driver_override",
+                     .text = driver.empty() ? "\n" : driver});
+    steps.push_back(
+        {.module = {}, .file = "/sys/bus/pci/drivers_probe", .text = controller.address});
+}
+
+}  // namespace
+
+std::string BindingStep::describe() const {
+    if (!module.empty()) return "modprobe " + module;
+    return "echo " + (text == "\n" ? std::string() : text + " ") + "> " + file;
+}
+
+BindingSteps plan_bind(const std::string& address, const BindRequest& request) {
+    auto controller = idle_controller(address);
+    if (!controller) return refuse(controller.error());
+    std::string driver = request.driver;
+    if (driver.empty()) driver = controller->iommu_group ? "vfio-pci" : "uio_pci_generic";
+    if (driver == "uio_pci_generic" && controller->iommu == PciFunction::Iommu::kTranslating) {
+        return refuse(address +
+                      " is behind an IOMMU, through which uio_pci_generic cannot work; "
+                      "use vfio-pci");
+    }
+    std::vector<BindingStep> steps;
+    for (const Hugepages& pages : hugepages()) {
+        const std::uint64_t wanted = (request.hugemem_mib << 20) / kHugepageBytes;
+        if (pages.page_bytes == kHugepageBytes && pages.total < wanted) {
+            steps.push_back({.module = {},
+                             .file = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+                             .text = std::to_string(wanted)});
+        }
+    }
+    if (controller->driver == driver) return steps;
+    steps.push_back({.module = driver, .file = {}, .text = {}});
+    hand_over(*controller, driver, steps);
+    return steps;
+}
+
+BindingSteps plan_unbind(const std::string& address) {
+    auto controller = idle_controller(address);
+    if (!controller) return refuse(controller.error());
+    std::vector<BindingStep> steps;
+    if (controller->driver == "nvme") return steps;
+    hand_over(*controller, "", steps);
+    return steps;
+}
+
+BindingSteps plan_reset(const std::string& address) {
+    auto controller = idle_controller(address);
+    if (!controller) return refuse(controller.error());
+    return std::vector<BindingStep>{
+        {.module = {}, .file = PciFunction(address).directory() + "/reset", .text = "1"}};
+}
+
+tl::expected<void, std::string> carry_out(const std::vector<BindingStep>& steps) {
+    for (const BindingStep& step : steps) {
+        auto done =
+            step.module.empty() ? write_file(step.file, step.text) : load_module(step.module);
+        if (!done) return done;
+    }
+    return {};
+}
+
+}  // namespace blobfs::tools
