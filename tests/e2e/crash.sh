@@ -12,7 +12,7 @@ make_filesystem disk 2G
 mount_filesystem disk
 folder=$(mount_of disk)
 mkdir "$folder/old"
-for i in $(seq 1 40); do head -c 10000000 <(yes "stale data of a file long gone") >"$folder/old/$i"; done
+for i in $(seq 1 40); do head -c 10000000 /dev/zero | tr '\0' S >"$folder/old/$i"; done
 sync -f "$folder"
 rm -rf "$folder/old"
 remount_filesystem disk
@@ -28,7 +28,9 @@ for ((round = 1; round <= rounds; round++)); do
     kill_daemon disk
     wait "$writer" 2>"$WORK/writer.txt" || true
     mount_filesystem disk
-    say "round $round: $("$BLOBFS_PROBE" crash-verify "$folder/round$round" "$WORK/round$round.log" "$crash")"
+    # Not within the arguments of say: its status would be lost.
+    result=$("$BLOBFS_PROBE" crash-verify "$folder/round$round" "$WORK/round$round.log" "$crash")
+    say "round $round: $result"
 done
 remount_filesystem disk
 for ((round = 1; round <= rounds; round++)); do
@@ -48,7 +50,8 @@ for delay in 0.4 1.3; do
     wait "$copier" 2>/dev/null || true
     mount_filesystem disk
     if [[ -d $folder/copy ]]; then
-        say "killed in a copy: $("$BLOBFS_PROBE" partial-copy "$WORK/source" "$folder/copy")"
+        result=$("$BLOBFS_PROBE" partial-copy "$WORK/source" "$folder/copy")
+        say "killed in a copy: $result"
     fi
     rm -rf "$folder/copy"
 done
