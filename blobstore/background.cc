@@ -106,7 +106,10 @@ Result<void> Blobstore::State::resume_orphans(Suspend& suspend) {
         BlobLock lock =
             locks.lock(suspend, truncation.blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
         lock.lock_mapping(suspend);
-        TRY(finish_truncate(suspend, truncation.blob, truncation.size));
+        if (const auto done = finish_truncate(suspend, truncation.blob, truncation.size); !done) {
+            fail_store(done.error());  // readable, but nothing may extend the blob
+            return {};
+        }
     }
     if (orphans.empty()) return {};
     spawn_inside(*reactor, gate, [this, orphans = std::move(orphans)](Suspend& fiber) {

@@ -19,6 +19,12 @@ struct BlobWrite {
 Result<void> write_extents(Suspend& suspend, Blobstore::State& store, const BlobWrite& write,
                            BlobLock& lock, Transaction::State& transaction);
 
+// Zeroes what lies between the end of the blob and `limit` (bytes) in its last cluster, if that is
+// mapped and written: bytes of appends that were never committed may be there, and a blob that
+// grows over a gap must not show them. REQUIRES the exclusive lock of that cluster.
+Result<void> zero_behind_end(Suspend& suspend, Blobstore::State& store, const BlobWrite& end,
+                             std::uint64_t limit, BlobLock& lock);
+
 // Turns an inline blob into one with extents, in a transaction of its own. REQUIRES the exclusive
 // lock of the whole blob.
 Result<void> inline_to_extents(Suspend& suspend, Blobstore::State& store, BlobId blob,

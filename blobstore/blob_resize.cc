@@ -74,7 +74,9 @@ Result<void> Blobstore::truncate(Suspend& suspend, BlobId blob, std::uint64_t si
     BlobLock lock = store.locks.lock(suspend, blob, round_down(size, cluster), BlobLocks::kEnd,
                                      BlobLocks::Mode::kExclusive);
     TRY_ASSIGN(StoredAttributes attributes, store.load_attributes(suspend, blob));
+    std::uint64_t locked_from = round_down(size, cluster);
     if ((attributes.head.flags & kBlobInline) != 0) {
+        locked_from = 0;
         lock.release();
         lock = store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
         TRY_ASSIGN(attributes, store.load_attributes(suspend, blob));
@@ -110,8 +112,22 @@ Result<void> Blobstore::truncate(Suspend& suspend, BlobId blob, std::uint64_t si
             transaction.put(Key(BlobId{0}, KeyKind::kTruncation, value(blob)), bytes_of(rest));
         }
         remap(transaction, blob, {.first = first, .end = end}, extents, kept);
+    } else if (size > attributes.head.size) {
+        if (round_down(attributes.head.size, cluster) < locked_from) {
+            lock.release();
+            lock = store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+            TRY_ASSIGN(attributes, store.load_attributes(suspend, blob));
+            // Made inline or cut meanwhile: as from the beginning.
+            if (attributes.head.size >= size || (attributes.head.flags & kBlobInline) != 0) {
+                lock.release();
+                return truncate(suspend, blob, size, handle);
+            }
+        }
+        TRY(zero_behind_end(
+            suspend, store,
+            BlobWrite{.blob = blob, .offset = 0, .from = {}, .blob_size = attributes.head.size},
+            size, lock));
     }
-    // Growing needs no more: what is mapped behind the end is unwritten or zero by invariant.
     if (size != attributes.head.size) transaction.attributes_of(blob).set_size = size;
     transaction.locks.push_back(std::move(lock));
     return {};

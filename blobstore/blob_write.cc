@@ -135,7 +135,7 @@ void DataWriter::copy_in(std::uint64_t from, std::uint64_t to, DmaSpan buffer) c
 Result<void> DataWriter::write_edge(Suspend& suspend, const Segment& segment, std::uint64_t from,
                                     std::uint64_t to, DmaSpan buffer) {
     const DmaSpan bytes = buffer.first(to - from);
-    // What lies behind the end of the blob is zero by invariant and need not be read.
+    // What lies behind the end of the blob does not count and need not be read.
     const bool old_content = segment.source && (from < offset_ || end_ < std::min(to, blob_size_));
     if (old_content) {
         const std::uint64_t at =
@@ -143,6 +143,10 @@ Result<void> DataWriter::write_edge(Suspend& suspend, const Segment& segment, st
         TRY(store_.device.read(suspend, at, bytes));
     } else {
         std::memset(bytes.data(), 0, bytes.size());
+    }
+    if (blob_size_ < to) {
+        const std::uint64_t behind = std::max(blob_size_, from);
+        std::memset(bytes.data() + (behind - from), 0, to - behind);
     }
     copy_in(from, to, bytes);
     batch_.write(device_byte(segment, from), bytes);
@@ -209,6 +213,7 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
     }
     const Result<void> finished = batch_.wait(suspend);
     store_.log.note_data_written();
+    bounce_.reset();  // before the mapping is waited for: its holder may wait for a buffer
     TRY(status);
     TRY(finished);
 
@@ -240,6 +245,28 @@ Result<void> write_extents(Suspend& suspend, Blobstore::State& store, const Blob
                            BlobLock& lock, Transaction::State& transaction) {
     DataWriter writer(store, write.blob, write.offset, write.from, write.blob_size);
     return writer.run(suspend, lock, transaction);
+}
+
+Result<void> zero_behind_end(Suspend& suspend, Blobstore::State& store, const BlobWrite& end,
+                             std::uint64_t limit, BlobLock& lock) {
+    const std::uint64_t size = end.blob_size;
+    const std::uint64_t to =
+        std::min<std::uint64_t>(limit, round_up(size, store.superblock.cluster_bytes));
+    if (size >= to) return {};
+    std::vector<Extent> mapped;
+    TRY(load_extents(suspend, store.tree, end.blob,
+                     {.first = size / kBlockBytes, .end = round_up(to, kBlockBytes) / kBlockBytes},
+                     store.superblock.block_count, mapped, 1));
+    if (mapped.empty() || !mapped.front().written()) return {};
+    Transaction::State nothing;  // the mapping does not change, and for this write the size neither
+    TRY(write_extents(suspend, store,
+                      BlobWrite{.blob = end.blob,
+                                .offset = size,
+                                .from = store.zeroes.span().first(to - size),
+                                .blob_size = to},
+                      lock, nothing));
+    CHECK(nothing.empty());
+    return {};
 }
 
 Result<void> inline_to_extents(Suspend& suspend, Blobstore::State& store, BlobId blob,
@@ -299,6 +326,7 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
     const std::uint64_t cluster = store.superblock.cluster_bytes;
     BlobLock lock = store.locks.lock(suspend, blob, round_down(offset, cluster),
                                      round_up(end, cluster), BlobLocks::Mode::kExclusive);
+    std::uint64_t locked_from = round_down(offset, cluster);
     bool whole = false;
     for (;;) {
         TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
@@ -309,6 +337,18 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
                                  attributes.head.size <= store.inline_limit() &&
                                  attributes.head.allocated_blocks == 0;
         Result<void> status;
+        if (!is_inline && !stays_small && offset > attributes.head.size) {
+            // The blob grows over a gap: its last cluster is a part of this.
+            const std::uint64_t last = round_down(attributes.head.size, cluster);
+            if (last < locked_from) {
+                lock.release();
+                lock = store.locks.lock(suspend, blob, last, round_up(end, cluster),
+                                        BlobLocks::Mode::kExclusive);
+                locked_from = last;
+                continue;
+            }
+            TRY(zero_behind_end(suspend, store, write, offset, lock));
+        }
         if (!is_inline && !stays_small) {
             status = write_extents(suspend, store, write, lock, transaction.state());
         } else if (!whole) {
@@ -316,6 +356,7 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
             lock.release();
             lock = store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
             whole = true;
+            locked_from = 0;
             continue;
         } else if (is_inline && end > store.inline_limit()) {
             TRY(inline_to_extents(suspend, store, blob, lock));

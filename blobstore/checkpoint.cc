@@ -55,12 +55,12 @@ std::size_t Blobstore::State::dirty_page_limit() const {
 
 bool Blobstore::State::checkpoint_due() const {
     return tree.dirty_pages() > dirty_page_limit() ||
-           log.used_blocks() > superblock.log_blocks / 2 || space.pending_runs() > 500'000;
+           log.used_blocks() > superblock.log_blocks / 2 || space.pending_runs() > 50'000;
 }
 
 bool Blobstore::State::must_wait_for_checkpoint(std::size_t record_bytes) const {
     return tree.dirty_pages() > 2 * dirty_page_limit() || !log.has_room(record_bytes) ||
-           space.pending_runs() > 1'000'000;
+           space.pending_runs() > 100'000;
 }
 
 void Blobstore::State::fail_store(const Error& error) {
@@ -97,13 +97,14 @@ Result<void> Blobstore::State::reserve_pages(Suspend& suspend, std::uint32_t pag
 Result<void> Blobstore::State::checkpoint(Suspend& suspend, SuperblockState mark_state) {
     const std::uint64_t asked_after = checkpoints_begun;
     const driver::FiberMutex::Guard guard(suspend, checkpoint_mutex);
+    if (read_only) return failure ? fail(*failure) : fail(Errc::kReadOnly, "writing a checkpoint");
     // Whoever waited meanwhile for a whole one, begun after it asked, has what it wanted.
     if (checkpoints_begun > asked_after && mark_state == SuperblockState::kInUse) return {};
-    if (read_only) return failure ? fail(*failure) : fail(Errc::kReadOnly, "writing a checkpoint");
     while (!space.ready_to_freeze()) {
         const Result<void> ready = space.prepare_freeze(suspend);
         if (!ready) {
-            fail_store(ready.error());
+            // Nothing is frozen yet: without space for it everything goes on by the log.
+            if (ready.error().code != Errc::kNoSpace) fail_store(ready.error());
             return ready;
         }
     }

@@ -123,7 +123,11 @@ Result<Sequence> Blobstore::commit(Suspend& suspend, Transaction& handle) {
         // The cut is made; what is left behind the end is freed before anybody can extend it.
         const Result<void> finished =
             state_->finish_truncate(suspend, remainder->blob, remainder->size);
-        if (!finished) sequence = fail(finished.error());
+        if (!finished) {
+            // What is mapped behind the end must not show: nothing may extend the blob any more.
+            state_->fail_store(finished.error());
+            sequence = fail(finished.error());
+        }
     }
     transaction.clear();
     return sequence;

@@ -63,9 +63,10 @@ Result<Extent> decode_extent(KeyView key, ValueView bytes, std::uint64_t device_
     return extent;
 }
 
-Result<void> load_extents(Suspend& suspend, Btree& tree, BlobId blob, const BlockRange& range,
-                          std::uint64_t device_blocks, std::vector<Extent>& out,
-                          std::size_t limit) {
+namespace {
+
+Result<void> load_once(Suspend& suspend, Btree& tree, BlobId blob, const BlockRange& range,
+                       std::uint64_t device_blocks, std::vector<Extent>& out, std::size_t limit) {
     out.clear();
     if (range.first >= range.end) return {};
     std::string key, bytes;
@@ -99,6 +100,21 @@ Result<void> load_extents(Suspend& suspend, Btree& tree, BlobId blob, const Bloc
                       return out.size() < limit;
                   });
     TRY(scanned);
+    return status;
+}
+
+}  // namespace
+
+Result<void> load_extents(Suspend& suspend, Btree& tree, BlobId blob, const BlockRange& range,
+                          std::uint64_t device_blocks, std::vector<Extent>& out,
+                          std::size_t limit) {
+    // An extent that reaches into the range may be split at its edge by another fiber between the
+    // two look-ups, which then seem to overlap: damage is what stays.
+    Result<void> status;
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        status = load_once(suspend, tree, blob, range, device_blocks, out, limit);
+        if (status || status.error().code != Errc::kCorrupt) break;
+    }
     return status;
 }
 

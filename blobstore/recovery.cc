@@ -64,8 +64,7 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
                 return {};
             }
             case LogOperationType::kFree:
-                space.free(operation.run);
-                return {};
+                return space.replay_free(s, operation.run);
             case LogOperationType::kNextBlobId:
                 next_blob_id = std::max(next_blob_id, value(operation.next_blob_id));
                 return {};

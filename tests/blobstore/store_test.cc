@@ -198,6 +198,36 @@ TEST(Blobstore, ShowsZeroesWhereTruncateCutAndGrewAgain) {
     }
 }
 
+TEST(Blobstore, NeverShowsAnAppendThatWasNotCommitted) {
+    for (const bool grow_by_write : {false, true}) {
+        StoreFixture fixture("mem:64MiB");
+        fixture.run([&](Suspend& suspend) {
+            const BlobId blob = create(suspend, *fixture.store);
+            const driver::DmaBuffer data = filled(12'288, 9);
+            must(try_write(suspend, *fixture.store, blob, 0, data.span().first(5000)));
+            {
+                Transaction dropped;
+                must(fixture.store->write(suspend, blob, 5000, data.span().first(3192), dropped));
+            }
+            if (grow_by_write) {
+                must(try_write(suspend, *fixture.store, blob, 12'000, data.span().first(100)));
+            } else {
+                Transaction transaction;
+                must(fixture.store->truncate(suspend, blob, 12'100, transaction));
+                must(fixture.store->commit(suspend, transaction));
+            }
+            const driver::DmaBuffer read = filled(16'384, 1);
+            EXPECT_EQ(must(fixture.store->read(suspend, blob, 0, read.span())), 12'100u);
+            EXPECT_EQ(std::count(read.data(), read.data() + 5000, std::byte{9}), 5000);
+            EXPECT_EQ(std::count(read.data() + 5000, read.data() + 12'000, std::byte{0}), 7000);
+            // Within the last cluster: the gap is smaller than a sector's edge.
+            must(try_write(suspend, *fixture.store, blob, 12'200, data.span().first(10)));
+            EXPECT_EQ(must(fixture.store->read(suspend, blob, 12'100, read.span())), 110u);
+            EXPECT_EQ(std::count(read.data(), read.data() + 100, std::byte{0}), 100);
+        });
+    }
+}
+
 TEST(Blobstore, KeepsSmallBlobsInTheTree) {
     StoreFixture fixture;
     fixture.run([&](Suspend& suspend) {
