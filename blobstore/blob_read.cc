@@ -63,8 +63,8 @@ Result<std::size_t> Blobstore::read(Suspend& suspend, BlobId blob, std::uint64_t
         std::memset(into.data() + have, 0, wanted - have);
         return wanted;
     }
-    const bool aligned =
-        offset % kAlignment == 0 && reinterpret_cast<std::uintptr_t>(into.data()) % 4 == 0;
+    const bool aligned = offset % kAlignment == 0 &&
+                         reinterpret_cast<std::uintptr_t>(into.data()) % kMemoryAlignment == 0;
     if (aligned && round_up(wanted, kAlignment) <= into.size()) {
         TRY(read_blocks(suspend, store, blob, offset, into.first(round_up(wanted, kAlignment))));
         return wanted;

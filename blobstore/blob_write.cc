@@ -158,7 +158,7 @@ Result<void> DataWriter::write_direct(Suspend& suspend, const Segment& segment, 
                                       std::uint64_t to) {
     if (from >= to) return {};
     const std::byte* source = from_.data() + (from - offset_);
-    if (reinterpret_cast<std::uintptr_t>(source) % 4 == 0) {
+    if (reinterpret_cast<std::uintptr_t>(source) % kMemoryAlignment == 0) {
         batch_.write(device_byte(segment, from), ConstDmaSpan(source, to - from));
         return {};
     }

@@ -3,6 +3,7 @@
 // Distinct types for what must not be mixed up, and runs of blocks. Any thread.
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 
 #include "blobstore/format.h"
@@ -33,6 +34,11 @@ struct Run {
     [[nodiscard]] std::uint64_t byte_offset() const { return value(start) * kBlockBytes; }
     friend bool operator==(const Run&, const Run&) = default;
 };
+
+// Memory for a transfer starts on such a boundary, or its bytes go through a buffer that does. A
+// controller asks for 4 only, but direct I/O on a file asks for a sector, and must not be mixed with
+// buffered I/O on the same file.
+inline constexpr std::size_t kMemoryAlignment = 512;
 
 constexpr std::uint64_t round_up(std::uint64_t v, std::uint64_t unit) {
     return (v + unit - 1) / unit * unit;
