@@ -17,12 +17,15 @@ sync -f "$folder"
 rm -rf "$folder/old"
 remount_filesystem disk
 
+lines_in() { [[ -f $1 && $(wc -l <"$1") -ge $2 ]]; }
+
 rounds=${BLOBFS_CRASH_ROUNDS:-4}
 for ((round = 1; round <= rounds; round++)); do
     mkdir "$folder/round$round"
     sync -f "$folder"
     background "$BLOBFS_PROBE" crash-writer "$folder/round$round" "$WORK/round$round.log"
     writer=$!
+    wait_until 60 lines_in "$WORK/round$round.log" 30 || fail "the writer makes no files"
     sleep "$(awk -v r="$round" -v s="$SLOW" 'BEGIN { print 1.8 + (r * 0.37) % 1.1 + (s > 1 ? 2 : 0) }')"
     crash=$(date +%s.%N)
     kill_daemon disk
