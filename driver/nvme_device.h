@@ -33,6 +33,9 @@ class NvmeDevice final : public Device, private Poller {
     [[nodiscard]] Statistics statistics() const override { return statistics_; }
 
     [[nodiscard]] nvme::Controller& controller() { return *controller_; }
+    // For requests with callbacks instead of fibers. Polled by the device.
+    [[nodiscard]] nvme::QueuePair& queue() { return queue_; }
+    [[nodiscard]] const nvme::Namespace& name_space() const { return space_; }
 
   private:
     struct Call;
