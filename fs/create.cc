@@ -29,7 +29,8 @@ Result<Inheritance> inherit(Suspend& suspend, Filesystem::State& state, const Ca
         result.gid = directory.block.gid;
         if (S_ISDIR(mode)) {
             result.mode |= S_ISGID;
-        } else if (caller.uid != 0 && caller.gid != result.gid && (mode & S_IXGRP) != 0) {
+        } else if (caller.uid != 0 && caller.gid != result.gid &&
+                   caller.supplementary_gid != result.gid && (mode & S_IXGRP) != 0) {
             // Nobody makes a program that runs with the rights of a group that is not theirs.
             result.mode &= ~std::uint32_t{S_ISGID};
         }

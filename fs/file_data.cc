@@ -104,7 +104,7 @@ Result<std::size_t> write_file(Suspend& suspend, Filesystem::State& state, Inode
 }  // namespace
 
 Result<std::size_t> Filesystem::read(Suspend& suspend, InodeNumber number, std::uint64_t offset,
-                                     DmaSpan into) {
+                                     DmaSpan into, bool quietly) {
     TRY_ASSIGN(const LockedInode inode, state_->table.lock_shared(suspend, number));
     TRY(check_regular(*inode));
     if (into.empty() || offset > kMaxFileBytes) {
@@ -112,7 +112,9 @@ Result<std::size_t> Filesystem::read(Suspend& suspend, InodeNumber number, std::
     }
     TRY_ASSIGN(const std::size_t bytes,
                state_->store->read(suspend, to_blob(number), offset, into));
-    state_->note_access(*inode);
+    if (!quietly) {
+        state_->note_access(*inode);
+    }
     return bytes;
 }
 

@@ -47,6 +47,9 @@ struct Caller {
     std::uint32_t uid = 0, gid = 0;
     std::uint32_t pid = 0;
     std::uint32_t umask = 0;
+    // A supplementary group of the caller's that decides something here: that of the directory in
+    // which something is made. Empty: the caller is in no group but gid, as far as we know.
+    std::optional<std::uint32_t> supplementary_gid{};
 };
 
 struct Attributes {
@@ -169,8 +172,11 @@ class Filesystem {
                             std::string_view name);
     Result<void> unlink(Suspend& suspend, InodeNumber parent, std::string_view name);
     Result<void> rmdir(Suspend& suspend, InodeNumber parent, std::string_view name);
+    // whiteout_by: RENAME_WHITEOUT, a character device 0:0 of that caller's takes the old name.
+    // kInvalidArgument together with kExchange.
     Result<void> rename(Suspend& suspend, InodeNumber old_parent, std::string_view old_name,
-                        InodeNumber new_parent, std::string_view new_name, RenameMode mode);
+                        InodeNumber new_parent, std::string_view new_name, RenameMode mode,
+                        std::optional<Caller> whiteout_by = std::nullopt);
 
     // Entries from an offset on (0: the start; otherwise a next_offset) until visit returns false:
     // that entry was not taken (no reference is counted). visit must not suspend. Entries that are
@@ -181,9 +187,9 @@ class Filesystem {
                          absl::FunctionRef<bool(const DirectoryEntry&)> visit);
 
     // Data. Memory is DMA memory of the caller's, any alignment; kBlockBytes is fastest. ---------
-    // Fewer bytes than asked only at the end of the file.
+    // Fewer bytes than asked only at the end of the file. quietly: the access time stays.
     Result<std::size_t> read(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
-                             DmaSpan into);
+                             DmaSpan into, bool quietly = false);
     // The number of bytes written: fewer than given only when the device became full on the way.
     Result<std::size_t> write(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
                               ConstDmaSpan from, const WriteOptions& options);

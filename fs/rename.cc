@@ -27,8 +27,14 @@ struct Place {
 // One rename under way: what is locked and what was found.
 class Rename {
   public:
-    Rename(Filesystem::State& state, const Place& from, const Place& to, RenameMode mode)
-        : state_(state), from_(from), to_(to), mode_(mode), guard_(state.rename_mutex) {}
+    Rename(Filesystem::State& state, const Place& from, const Place& to, RenameMode mode,
+           const std::optional<Caller>& whiteout_by)
+        : state_(state),
+          from_(from),
+          to_(to),
+          mode_(mode),
+          whiteout_by_(whiteout_by),
+          guard_(state.rename_mutex) {}
 
     Result<void> run(Suspend& suspend);
 
@@ -64,12 +70,15 @@ class Rename {
     Result<void> check_loops() const;
     Result<void> lock_children(Suspend& suspend);
     Result<void> check_types() const;
+    void leave(InodeBlock& old_directory_block, Timestamp time,
+               blobstore::Transaction& transaction);
     Result<void> replace(Suspend& suspend);
     Result<void> exchange(Suspend& suspend);
 
     Filesystem::State& state_;
     Place from_, to_;
     RenameMode mode_;
+    const std::optional<Caller>& whiteout_by_;
     OptionalGuard guard_;
     std::vector<InodeNumber> above_old_, above_new_;  // each directory and all above it
     LockedInode first_, second_;                      // old and new directory
@@ -202,6 +211,26 @@ Result<void> Rename::check_types() const {
     return {};
 }
 
+// The old name goes, or a whiteout takes it: how overlayfs marks what it hides.
+void Rename::leave(InodeBlock& old_directory_block, Timestamp time,
+                   blobstore::Transaction& transaction) {
+    if (!whiteout_by_) {
+        Directory::erase(transaction, from_.directory, source_slot_.key);
+        old_directory_block.entries -= old_directory_block.entries != 0 ? 1u : 0u;
+        old_directory_block.name_bytes -=
+            std::min<std::uint64_t>(old_directory_block.name_bytes, from_.name.size());
+        return;
+    }
+    const InodeNumber number = to_inode(state_.store->allocate_id());
+    InodeBlock block = make_inode_block(S_IFCHR, time);
+    const bool inherits_group = (old_directory_block.mode & S_ISGID) != 0;
+    block.uid = whiteout_by_->uid;
+    block.gid = inherits_group ? old_directory_block.gid : whiteout_by_->gid;
+    block.nlink = 1;
+    transaction.create_blob(to_blob(number), encode_inode(block, ""));
+    Directory::put(transaction, from_.directory, source_slot_.key, from_.name, number, block.mode);
+}
+
 Result<void> Rename::replace(Suspend& suspend) {
     const bool moves_directory = is_directory(source_->block);
     if (target_ && moves_directory) {
@@ -217,7 +246,6 @@ Result<void> Rename::replace(Suspend& suspend) {
     const Timestamp time = state_.now();
     InodeChanges changes(*state_.store, state_.table);
     blobstore::Transaction& transaction = changes.transaction();
-    Directory::erase(transaction, from_.directory, source_slot_.key);
     Directory::put(transaction, to_.directory, target_slot_.key, to_.name, source_->number,
                    source_->block.mode);
 
@@ -227,9 +255,7 @@ Result<void> Rename::replace(Suspend& suspend) {
         source.parent = value(to_.directory);
     }
     InodeBlock& old_directory_block = changes.edit(old_directory());
-    old_directory_block.entries -= old_directory_block.entries != 0 ? 1u : 0u;
-    old_directory_block.name_bytes -=
-        std::min<std::uint64_t>(old_directory_block.name_bytes, from_.name.size());
+    leave(old_directory_block, time, transaction);
     set_modified(old_directory_block, time);
     InodeBlock& new_directory_block = changes.edit(new_directory());
     set_modified(new_directory_block, time);
@@ -298,8 +324,12 @@ Result<void> Rename::run(Suspend& suspend) {
 }  // namespace
 
 Result<void> Filesystem::rename(Suspend& suspend, InodeNumber old_parent, std::string_view old_name,
-                                InodeNumber new_parent, std::string_view new_name,
-                                RenameMode mode) {
+                                InodeNumber new_parent, std::string_view new_name, RenameMode mode,
+                                std::optional<Caller> whiteout_by) {
+    if (whiteout_by && mode == RenameMode::kExchange) {
+        return fail(Errc::kInvalidArgument, "exchanging names and leaving a whiteout",
+                    value(old_parent));
+    }
     for (const std::string_view name : {old_name, new_name}) {
         if (name == "." || name == "..") {
             return fail(Errc::kBusy, "renaming . or ..", value(old_parent));
@@ -308,7 +338,7 @@ Result<void> Filesystem::rename(Suspend& suspend, InodeNumber old_parent, std::s
     }
     return state_->with_space(suspend, [&] {
         Rename rename(*state_, {.directory = old_parent, .name = old_name},
-                      {.directory = new_parent, .name = new_name}, mode);
+                      {.directory = new_parent, .name = new_name}, mode, whiteout_by);
         return rename.run(suspend);
     });
 }

@@ -27,6 +27,8 @@ constexpr std::uint64_t kWanted =
     // The kernel checks permissions and ACLs; the umask gives way to a directory's default ACL, so
     // the filesystem applies it.
     FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_SETXATTR_EXT |
+    // Who makes a setgid program in a setgid directory must be in its group.
+    kCreateSupplementaryGroup |
     // Set-id bits and security.capability go when somebody writes, truncates or changes the owner:
     // the kernel tells us with the request, and need not ask for security.capability each time.
     FUSE_HANDLE_KILLPRIV_V2 |

@@ -31,7 +31,11 @@ tl::unexpected<Error> unknown_to_us() {
 
 Caller caller(const Request& request, std::uint32_t umask = 0) {
     const fuse_in_header& header = request.header();
-    return {.uid = header.uid, .gid = header.gid, .pid = header.pid, .umask = umask};
+    return {.uid = header.uid,
+            .gid = header.gid,
+            .pid = header.pid,
+            .umask = umask,
+            .supplementary_gid = supplementary_group(request.extensions())};
 }
 
 Reply entry_reply(const Request& request, const Attributes& attributes) {
@@ -405,21 +409,19 @@ Result<Reply> Operations::rename_with_flags(Suspend& suspend, Request& request) 
     const auto old_name = arguments.take_string();
     const auto new_name = arguments.take_string();
     if (!in || !old_name || !new_name) return malformed();
-    RenameMode mode = RenameMode::kReplace;
-    switch (in->flags) {
-        case 0:
-            break;
-        case RENAME_NOREPLACE:
-            mode = RenameMode::kNoReplace;
-            break;
-        case RENAME_EXCHANGE:
-            mode = RenameMode::kExchange;
-            break;
-        default:
-            return fail(Errc::kInvalidArgument, "renaming with flags that blobfs has not");
+    constexpr std::uint32_t kKnown = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT;
+    const bool exchange = (in->flags & RENAME_EXCHANGE) != 0;
+    const bool no_replace = (in->flags & RENAME_NOREPLACE) != 0;
+    if ((in->flags & ~kKnown) != 0 || (exchange && no_replace)) {
+        return fail(Errc::kInvalidArgument, "renaming with flags that do not go together");
     }
+    std::optional<Caller> whiteout_by;
+    if ((in->flags & RENAME_WHITEOUT) != 0) whiteout_by = caller(request);
     TRY(filesystem_.rename(suspend, request.inode(), *old_name, InodeNumber{in->newdir}, *new_name,
-                           mode));
+                           exchange     ? RenameMode::kExchange
+                           : no_replace ? RenameMode::kNoReplace
+                                        : RenameMode::kReplace,
+                           whiteout_by));
     return Reply{};
 }
 
@@ -442,8 +444,10 @@ Result<Reply> Operations::read(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto in = arguments.take<fuse_read_in>();
     if (!in || in->size > kMaxTransferBytes) return malformed();
+    // Who writes a part of a page reads the rest of it first: no access.
+    const bool quietly = (in->flags & O_NOATIME) != 0 || (in->flags & O_ACCMODE) == O_WRONLY;
     TRY_ASSIGN(const std::size_t bytes, filesystem_.read(suspend, request.inode(), in->offset,
-                                                         request.data().first(in->size)));
+                                                         request.data().first(in->size), quietly));
     return Reply{.data = request.data().first(bytes)};
 }
 
@@ -572,6 +576,8 @@ Result<Reply> Operations::listxattr(Suspend& suspend, Request& request) {
                filesystem_.listxattr(suspend, request.inode()));
     std::string all;
     for (const std::string& name : names) {
+        // Names that others than root cannot read they do not see either, says xattr(7).
+        if (request.header().uid != 0 && name.starts_with(XATTR_TRUSTED_PREFIX)) continue;
         all += name;
         all += '\0';
     }

@@ -59,6 +59,12 @@ class Request {
         return ArgumentReader(buffer_.subspan(kRequestOffset + sizeof(fuse_in_header),
                                               bytes_ - sizeof(fuse_in_header)));
     }
+    // What the kernel appended to the arguments; empty when there is nothing or it does not fit.
+    [[nodiscard]] std::span<const std::byte> extensions() const {
+        const std::size_t extension_bytes = std::size_t{header_.total_extlen} * 8;
+        if (extension_bytes > bytes_ - sizeof(fuse_in_header)) return {};
+        return buffer_.subspan(kRequestOffset + bytes_ - extension_bytes, extension_bytes);
+    }
     // The kernel must ask for this inode's attributes anew: it is told before it gets the answer.
     void make_stale(InodeNumber inode) { stale_inode_ = inode; }
     [[nodiscard]] InodeNumber stale_inode() const { return stale_inode_; }

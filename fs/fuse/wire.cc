@@ -2,6 +2,8 @@
 
 #include <sys/sysmacros.h>
 
+#include <algorithm>
+
 namespace blobfs::fs::fuse {
 
 std::string_view opcode_name(std::uint32_t opcode) {
@@ -97,6 +99,21 @@ std::string_view opcode_name(std::uint32_t opcode) {
         default:
             return "unknown";
     }
+}
+
+std::optional<std::uint32_t> supplementary_group(std::span<const std::byte> extensions) {
+    ArgumentReader reader(extensions);
+    while (const auto header = reader.take<ExtensionHeader>()) {
+        if (header->type == kExtensionGroups) {
+            const auto count = reader.take<std::uint32_t>();
+            return count && *count != 0 ? reader.take<std::uint32_t>() : std::nullopt;
+        }
+        const std::size_t bytes =
+            header->bytes - std::min<std::size_t>(header->bytes, sizeof(*header));
+        if (bytes == 0 || bytes > reader.rest().size()) break;
+        reader = ArgumentReader(reader.rest().subspan(bytes));
+    }
+    return std::nullopt;
 }
 
 std::uint64_t decode_device(std::uint32_t wire) {

@@ -67,6 +67,21 @@ struct StatxOut {
 };
 static_assert(sizeof(StatxOut) == 288);
 
+// FUSE_CREATE_SUPP_GROUP, protocol 7.38 (Linux 6.3): requests that make something bring along the
+// directory's group when the caller is in it by a supplementary group.
+inline constexpr std::uint64_t kCreateSupplementaryGroup = std::uint64_t{1} << 34;
+inline constexpr std::uint32_t kExtensionGroups = 32;
+
+struct ExtensionHeader {
+    std::uint32_t bytes;  // with this header
+    std::uint32_t type;
+};
+static_assert(sizeof(ExtensionHeader) == 8);
+
+// The group in the extensions of a request, if there is one.
+[[nodiscard]] std::optional<std::uint32_t> supplementary_group(
+    std::span<const std::byte> extensions);
+
 // The layout on which the placing of requests rests (channel.h): what precedes a WRITE's payload.
 inline constexpr std::size_t kWriteHeadBytes = sizeof(fuse_in_header) + sizeof(fuse_write_in);
 static_assert(kWriteHeadBytes == 80);

@@ -410,6 +410,21 @@ TEST(FuseArguments, StructThatIsCutOffIsRefused) {
     EXPECT_EQ(reader.rest().size(), text.size());
 }
 
+TEST(FuseArguments, SupplementaryGroupIsFoundBehindOtherExtensions) {
+    const auto extensions = [](std::initializer_list<std::uint32_t> words) {
+        static std::vector<std::uint32_t> kept;
+        kept = words;
+        return std::as_bytes(std::span(kept));
+    };
+    EXPECT_EQ(supplementary_group(extensions({16, kExtensionGroups, 1, 77})), 77u);
+    EXPECT_EQ(supplementary_group(extensions({16, 1, 0, 0, 16, kExtensionGroups, 1, 77})), 77u);
+    EXPECT_EQ(supplementary_group(extensions({16, kExtensionGroups, 0, 77})), std::nullopt);
+    EXPECT_EQ(supplementary_group(extensions({12, kExtensionGroups, 1})), std::nullopt);
+    EXPECT_EQ(supplementary_group(extensions({0, 1, 1, 77})), std::nullopt);
+    EXPECT_EQ(supplementary_group(extensions({0xffff'ffff, 1, 1, 77})), std::nullopt);
+    EXPECT_EQ(supplementary_group({}), std::nullopt);
+}
+
 TEST(FuseDeviceNumbers, LargeOnesSurviveTheWire) {
     for (const std::uint32_t wire : {0u, 0x103u, 0xfffu << 8, 0xfffff0ffu}) {
         EXPECT_EQ(encode_device(decode_device(wire)), wire);

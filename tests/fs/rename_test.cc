@@ -194,5 +194,30 @@ TEST_F(RenameTest, AfterACrashAReplacedFileIsWholeOldOrWholeNew) {
     });
 }
 
+TEST_F(RenameTest, WhiteoutTakesTheOldName) {
+    run([&](Suspend& suspend) {
+        const InodeNumber a = make_directory(suspend, kRootInode, "a");
+        const InodeNumber b = make_directory(suspend, kRootInode, "b");
+        for (const InodeNumber to : {a, b}) {
+            const InodeNumber file = make_file(suspend, a, "file");
+            const std::string name = to == a ? "here" : "there";
+            must(fs->rename(suspend, a, "file", to, name, RenameMode::kNoReplace,
+                            Caller{.uid = 5, .gid = 6}));
+            EXPECT_EQ(must(lookup(suspend, to, name)), file);
+            const Attributes left = attributes(suspend, must(lookup(suspend, a, "file")));
+            EXPECT_EQ(left.mode, static_cast<std::uint32_t>(S_IFCHR));
+            EXPECT_EQ(left.rdev, 0u);
+            EXPECT_EQ(left.uid, 5u);
+            EXPECT_EQ(left.gid, 6u);
+            EXPECT_EQ(left.nlink, 1u);
+            must(fs->unlink(suspend, a, "file"));
+        }
+        EXPECT_TRUE(
+            fails_with(fs->rename(suspend, a, "here", b, "there", RenameMode::kExchange, Caller{}),
+                       Errc::kInvalidArgument));
+        EXPECT_TRUE(must(fs->check(suspend)).empty());
+    });
+}
+
 }  // namespace
 }  // namespace blobfs::fs
