@@ -23,17 +23,23 @@ tl::unexpected<std::string> refuse(const std::string& text) {
     return tl::unexpected<std::string>(text);
 }
 
-tl::expected<void, std::string> load_module(const std::string& name) {
-    const char* const arguments[] = {"modprobe", name.c_str(), nullptr};
+tl::expected<void, std::string> run(const std::vector<std::string>& program) {
+    std::vector<char*> arguments;
+    for (const std::string& word : program) arguments.push_back(const_cast<char*>(word.c_str()));
+    arguments.push_back(nullptr);
     pid_t child = 0;
-    const int error = ::posix_spawnp(&child, "modprobe", nullptr, nullptr,
-                                     const_cast<char* const*>(arguments), environ);
-    if (error != 0) return refuse(std::string("starting modprobe: ") + std::strerror(error));
+    const int error =
+        ::posix_spawnp(&child, arguments[0], nullptr, nullptr, arguments.data(), environ);
+    if (error != 0) {
+        return refuse("starting " + program[0] + ": " + std::strerror(error) +
+                      (error == ENOENT ? ": is it installed?" : ""));
+    }
     int status = 0;
     while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-        return refuse("the kernel module " + name + " could not be loaded");
+        return refuse("this failed: " +
+                      BindingStep{.program = program, .file = {}, .text = {}}.describe());
     }
     return {};
 }
@@ -69,22 +75,26 @@ void hand_over(const ControllerSummary& controller, const std::string& driver,
                std::vector<BindingStep>& steps) {
     const PciFunction function(controller.address);
     if (!controller.driver.empty()) {
-        steps.push_back({.module = {},
+        steps.push_back({.program = {},
                          .file = function.directory() + "/driver/unbind",
                          .text = controller.address});
     }
     // An empty override makes the kernel choose by itself again.
-    steps.push_back({.module = {},
+    steps.push_back({.program = {},
                      .file = function.directory() + "/driver_override",
                      .text = driver.empty() ? "\n" : driver});
     steps.push_back(
-        {.module = {}, .file = "/sys/bus/pci/drivers_probe", .text = controller.address});
+        {.program = {}, .file = "/sys/bus/pci/drivers_probe", .text = controller.address});
 }
 
 }  // namespace
 
 std::string BindingStep::describe() const {
-    if (!module.empty()) return "modprobe " + module;
+    if (!program.empty()) {
+        std::string line;
+        for (const std::string& word : program) line += (line.empty() ? "" : " ") + word;
+        return line;
+    }
     return "echo " + (text == "\n" ? std::string() : text + " ") + "> " + file;
 }
 
@@ -102,21 +112,32 @@ BindingSteps plan_bind(const std::string& address, const BindRequest& request) {
     for (const Hugepages& pages : hugepages()) {
         const std::uint64_t wanted = (request.hugemem_mib << 20) / kHugepageBytes;
         if (pages.page_bytes == kHugepageBytes && pages.total < wanted) {
-            steps.push_back({.module = {},
+            steps.push_back({.program = {},
                              .file = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
                              .text = std::to_string(wanted)});
         }
     }
-    if (controller->driver == driver) return steps;
-    steps.push_back({.module = driver, .file = {}, .text = {}});
+    if (controller->driver == driver && !request.persist) return steps;
+    steps.push_back({.program = {"modprobe", driver}, .file = {}, .text = {}});
+    if (request.persist) {
+        // Hands it over as well.
+        steps.push_back(
+            {.program = {"driverctl", "set-override", address, driver}, .file = {}, .text = {}});
+        return steps;
+    }
     hand_over(*controller, driver, steps);
     return steps;
 }
 
-BindingSteps plan_unbind(const std::string& address) {
+BindingSteps plan_unbind(const std::string& address, bool persist) {
     auto controller = idle_controller(address);
     if (!controller) return refuse(controller.error());
     std::vector<BindingStep> steps;
+    if (persist) {
+        steps.push_back(
+            {.program = {"driverctl", "unset-override", address}, .file = {}, .text = {}});
+        return steps;
+    }
     if (controller->driver == "nvme") return steps;
     hand_over(*controller, "", steps);
     return steps;
@@ -126,13 +147,12 @@ BindingSteps plan_reset(const std::string& address) {
     auto controller = idle_controller(address);
     if (!controller) return refuse(controller.error());
     return std::vector<BindingStep>{
-        {.module = {}, .file = PciFunction(address).directory() + "/reset", .text = "1"}};
+        {.program = {}, .file = PciFunction(address).directory() + "/reset", .text = "1"}};
 }
 
 tl::expected<void, std::string> carry_out(const std::vector<BindingStep>& steps) {
     for (const BindingStep& step : steps) {
-        auto done =
-            step.module.empty() ? write_file(step.file, step.text) : load_module(step.module);
+        auto done = step.program.empty() ? write_file(step.file, step.text) : run(step.program);
         if (!done) return done;
     }
     return {};

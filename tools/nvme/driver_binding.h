@@ -12,9 +12,9 @@
 
 namespace blobfs::tools {
 
-// One step: a kernel module to load, or a text to write into a file.
+// One step: a program to run, or a text to write into a file.
 struct BindingStep {
-    std::string module;  // empty: write
+    std::vector<std::string> program;  // and its arguments; empty: write
     std::string file, text;
 
     [[nodiscard]] std::string describe() const;
@@ -23,13 +23,14 @@ struct BindingStep {
 struct BindRequest {
     std::string driver;             // vfio-pci or uio_pci_generic; empty: the safest that works
     std::uint64_t hugemem_mib = 0;  // have at least that much in 2 MiB hugepages; 0: leave them
+    bool persist = false;           // by driverctl, also when the machine is started again
 };
 
 // A refusal is a whole sentence: no NVMe controller, a disk of it is in use (and by whom), a
 // process drives it.
 using BindingSteps = tl::expected<std::vector<BindingStep>, std::string>;
 [[nodiscard]] BindingSteps plan_bind(const std::string& address, const BindRequest& request);
-[[nodiscard]] BindingSteps plan_unbind(const std::string& address);
+[[nodiscard]] BindingSteps plan_unbind(const std::string& address, bool persist);
 [[nodiscard]] BindingSteps plan_reset(const std::string& address);
 
 // Carries the steps out until one fails.

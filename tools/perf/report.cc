@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdarg>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "mkfs/byte_count.h"
+#include "tools/formatted_text.h"
 
 namespace blobfs::tools {
 
@@ -14,15 +13,6 @@ namespace {
 
 constexpr std::array kPercentiles = {50.0, 90.0, 99.0, 99.9, 99.99};
 constexpr std::size_t kBarWidth = 50;
-
-[[gnu::format(printf, 2, 3)]] void append(std::string& text, const char* format, ...) {
-    std::array<char, 512> line{};
-    va_list arguments;
-    va_start(arguments, format);
-    std::vsnprintf(line.data(), line.size(), format, arguments);
-    va_end(arguments);
-    text += line.data();
-}
 
 std::string duration(double nanoseconds) {
     std::string text;
