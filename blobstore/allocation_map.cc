@@ -325,6 +325,7 @@ void AllocationMap::hold(const Run& run) {
     });
     page.held_blocks += static_cast<std::uint32_t>(run.blocks);
     held_blocks_ += run.blocks;
+    page.no_fragments = false;
     update_hot(page);
 }
 
@@ -337,6 +338,7 @@ void AllocationMap::unhold(const Run& run) {
     page.held_blocks -= static_cast<std::uint32_t>(run.blocks);
     held_blocks_ -= run.blocks;
     page.longest = ~0u;
+    page.no_fragments = false;
     update_hot(page);
 }
 
@@ -399,6 +401,28 @@ Run AllocationMap::find_free(const MapPage& page, std::uint64_t from, std::uint6
     if (!scan(from, end)) scan(base, from);
     best.blocks = std::min(best.blocks, wanted);
     return best;
+}
+
+Run AllocationMap::find_fragment(MapPage& page, std::uint64_t from, std::uint64_t wanted,
+                                 std::uint64_t alignment) const {
+    const std::uint64_t unit = io_.blocks_per_page();
+    CHECK(alignment < unit && wanted > 0);
+    if (page.no_fragments) return {};
+    const std::uint64_t base = page.index * bits_per_page_;
+    const std::uint64_t words = page.busy.size();
+    const std::uint64_t first = (from - base) / 64;
+    for (std::uint64_t i = 0; i < words; ++i) {
+        const std::uint64_t word = (first + i) % words;
+        const std::uint64_t free = ~page.busy[word];
+        const std::uint64_t fragments = whole_groups(free, alignment) & ~whole_groups(free, unit);
+        if (fragments == 0) continue;
+        const auto bit = static_cast<std::uint64_t>(std::countr_zero(fragments));
+        const auto run = static_cast<std::uint64_t>(std::countr_one(fragments >> bit));
+        const std::uint64_t in_unit = round_down(bit, unit) + unit - bit;
+        return {BlockIndex{base + word * 64 + bit}, std::min({run, in_unit, wanted})};
+    }
+    page.no_fragments = true;
+    return {};
 }
 
 // Writing. ---------------------------------------------------------------------------------------

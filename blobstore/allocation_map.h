@@ -51,6 +51,7 @@ struct MapPage {
     std::uint32_t bits = 0;                 // blocks that it covers
     std::uint32_t used_blocks = 0, held_blocks = 0;
     std::uint32_t longest = ~0u;  // no aligned free run is longer; for the alignment of data
+    bool no_fragments = false;    // find_fragment() finds none
 
     // Index pages.
     std::vector<MapEntry> entries;
@@ -110,6 +111,13 @@ class AllocationMap {
     [[nodiscard]] Run find_free(const MapPage& page, std::uint64_t from, std::uint64_t wanted,
                                 std::uint64_t alignment) const;
 
+    // A free run of at most `wanted` blocks out of a page's aligned place that is partly taken,
+    // from a block of the bitmap on and around: what no metadata page fits into. Starts and lengths
+    // are multiples of `alignment`, a power of two below the blocks of a page. Empty when there is
+    // none.
+    [[nodiscard]] Run find_fragment(MapPage& page, std::uint64_t from, std::uint64_t wanted,
+                                    std::uint64_t alignment) const;
+
     // Pages that differ from the device, parents included; in the order in which they became so.
     [[nodiscard]] const std::vector<MapPage*>& dirty_pages() const { return dirty_; }
     // Pages that are dirty, or will be when the blocks held below them are used.
@@ -124,9 +132,9 @@ class AllocationMap {
     void sealed_pages_written();
     [[nodiscard]] MapRoot root() const;
 
-    // Visits every page that has an address, as a run, and every used run within a bitmap, ascending;
-    // what was never used has neither. The visitors must not suspend. REQUIRES that nothing changes
-    // the map meanwhile. Memory: as for any loading. Suspends.
+    // Visits every page that has an address, as a run, and every used run within a bitmap,
+    // ascending; what was never used has neither. The visitors must not suspend. REQUIRES that
+    // nothing changes the map meanwhile. Memory: as for any loading. Suspends.
     Result<void> walk(Suspend& suspend, absl::FunctionRef<void(const Run&)> on_page,
                       absl::FunctionRef<void(const Run&)> on_used);
     // Holds counts against bits and parents against children, in memory and on the device; kCorrupt

@@ -106,10 +106,8 @@ Result<void> Blobstore::State::resume_orphans(Suspend& suspend) {
         BlobLock lock =
             locks.lock(suspend, truncation.blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
         lock.lock_mapping(suspend);
-        if (const auto done = finish_truncate(suspend, truncation.blob, truncation.size); !done) {
-            fail_store(done.error());  // readable, but nothing may extend the blob
-            return {};
-        }
+        try_finish_truncate(suspend,
+                            {.blob = truncation.blob, .size = truncation.size, .tail = true}, lock);
     }
     if (orphans.empty()) return {};
     spawn_inside(*reactor, gate, [this, orphans = std::move(orphans)](Suspend& fiber) {

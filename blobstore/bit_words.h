@@ -49,4 +49,14 @@ std::uint64_t next_bit(BitWords words, std::uint64_t from, std::uint64_t end) {
     return end;
 }
 
+// The bits of those groups of `size` bits (a power of two) that are set wholly; groups are aligned.
+constexpr std::uint64_t whole_groups(std::uint64_t word, std::uint64_t size) {
+    std::uint64_t pattern = 1;
+    for (std::uint64_t shift = size; shift < 64; shift *= 2) pattern |= pattern << shift;
+    for (std::uint64_t shift = 1; shift < size; shift *= 2) word &= word >> shift;
+    word &= pattern;
+    for (std::uint64_t shift = 1; shift < size; shift *= 2) word |= word << shift;
+    return word;
+}
+
 }  // namespace blobfs::blobstore

@@ -19,7 +19,7 @@ Result<void> read_blocks(Suspend& suspend, Blobstore::State& store, BlobId blob,
     const BlockRange range{.first = offset / kBlockBytes,
                            .end = (offset + into.size()) / kBlockBytes};
     std::vector<Extent> extents;
-    TRY(load_extents(suspend, store.tree, blob, range, store.superblock.block_count, extents));
+    TRY(load_extents(suspend, store.tree, blob, range, store.extent_bounds(), extents));
     Device::Batch batch(store.device);
     std::uint64_t at = range.first;
     const auto zero = [&](std::uint64_t to) {
@@ -116,8 +116,7 @@ Result<std::uint64_t> seek(Suspend& suspend, Blobstore::State& store, BlobId blo
         const BlockRange range{.first = at / kBlockBytes,
                                .end = round_up(size, kBlockBytes) / kBlockBytes};
         if (range.first >= range.end) return size;
-        TRY(load_extents(suspend, store.tree, blob, range, store.superblock.block_count, extents,
-                         256));
+        TRY(load_extents(suspend, store.tree, blob, range, store.extent_bounds(), extents, 256));
         for (const Extent& extent : extents) {
             const std::uint64_t first = std::max(at, extent.first * kBlockBytes);
             if (!extent.written()) continue;

@@ -1,5 +1,8 @@
 // Truncating, deallocating and preallocating blob data.
 
+#include <absl/functional/function_ref.h>
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -13,41 +16,67 @@ namespace {
 // Extents that one transaction removes at most, so that its log record and page needs are bounded.
 constexpr std::size_t kExtentsPerTransaction = 32;
 
-// Removes whole extents and parts in the range from the mapping, at most kExtentsPerTransaction of
-// them. Answers the block up to which (from the end down is not needed: ascending) it is done.
-// REQUIRES the mapping lock.
+// Removes whole extents and parts in the range from the mapping, at most that many. Answers the
+// block up to which (from the end down is not needed: ascending) it is done. REQUIRES the mapping
+// lock.
 Result<std::uint64_t> unmap_some(Suspend& suspend, Blobstore::State& store, BlobId blob,
-                                 const BlockRange& range, Transaction::State& transaction) {
+                                 const BlockRange& range, std::size_t limit,
+                                 Transaction::State& transaction) {
     std::vector<Extent> extents;
-    TRY(load_extents(suspend, store.tree, blob, range, store.superblock.block_count, extents,
-                     kExtentsPerTransaction));
+    TRY(load_extents(suspend, store.tree, blob, range, store.extent_bounds(), extents, limit));
     if (extents.empty()) return range.end;
-    const std::uint64_t done = extents.size() < kExtentsPerTransaction
-                                   ? range.end
-                                   : std::min(range.end, extents.back().end());
+    const std::uint64_t done =
+        extents.size() < limit ? range.end : std::min(range.end, extents.back().end());
     remap(transaction, blob, BlockRange{.first = range.first, .end = done}, extents, {});
     return done;
 }
 
 constexpr std::uint64_t kEndBlock = std::uint64_t{1} << 51;
 
+// Unmaps the range in as many transactions as it takes: fewer extents in each when the device is so
+// full that the pages for more cannot be set aside. `last` is added to the last one.
+Result<void> unmap_all(Suspend& suspend, Blobstore::State& store, BlobId blob, BlockRange range,
+                       absl::FunctionRef<void(Transaction::State&)> last) {
+    std::size_t limit = kExtentsPerTransaction;
+    while (range.first < range.end) {
+        Transaction::State part;
+        TRY_ASSIGN(const std::uint64_t done, unmap_some(suspend, store, blob, range, limit, part));
+        if (done >= range.end) last(part);
+        const auto committed = store.commit(suspend, part, true);
+        if (!committed && committed.error().code == Errc::kNoSpace && limit > 1) {
+            limit = std::max<std::size_t>(1, limit / 4);
+            TRY(store.checkpoint(suspend, SuperblockState::kInUse));
+            continue;
+        }
+        TRY(committed);
+        range.first = done;
+    }
+    return {};
+}
+
 // The cluster in which the blob is to end keeps its first bytes, the rest must be zero. It gets a
-// new place, so that a crash before the transaction is durable shows the old bytes.
+// new place, so that a crash before the transaction is durable shows the old bytes. Without space
+// for one it stays where it is, and is zeroed when the transaction is durable (finish_truncate).
 Result<void> cut_cluster(Suspend& suspend, Blobstore::State& store, BlobId blob, std::uint64_t size,
                          Transaction::State& transaction, std::vector<Extent>& replacement) {
     const std::uint64_t cluster_blocks = store.cluster_blocks();
     const std::uint64_t first = round_down(size / kBlockBytes, cluster_blocks);
     std::vector<Extent> old;
     TRY(load_extents(suspend, store.tree, blob, {.first = first, .end = first + cluster_blocks},
-                     store.superblock.block_count, old));
+                     store.extent_bounds(), old));
     if (old.empty()) return {};
     if (!old.front().written()) {
         replacement.push_back(old.front().clip(first, first + cluster_blocks));
         return {};
     }
-    TRY_ASSIGN(SpaceAllocator::Reservation reservation,
-               store.reserve(suspend, {.blocks = cluster_blocks, .near = {}}));
     const Extent source = old.front().clip(first, first + cluster_blocks);
+    auto reserved = store.reserve(suspend, {.blocks = cluster_blocks, .near = {}});
+    if (!reserved && reserved.error().code == Errc::kNoSpace) {
+        replacement.push_back(source);
+        transaction.remainder = Truncation{.blob = blob, .size = size, .tail = true};
+        return {};
+    }
+    TRY_ASSIGN(SpaceAllocator::Reservation reservation, std::move(reserved));
     const Extent target{
         .first = first, .blocks = cluster_blocks, .device = reservation.run().first(), .flags = 0};
     const auto buffer = store.bounce->acquire(suspend);
@@ -70,6 +99,7 @@ Result<void> Blobstore::truncate(Suspend& suspend, BlobId blob, std::uint64_t si
     Transaction::State& transaction = handle.state();
     if (store.read_only) return fail(Errc::kReadOnly, "truncating blob", value(blob));
     if (size > kMaxBlobBytes) return fail(Errc::kTooLarge, "truncating blob", value(blob));
+    TRY(store.finish_earlier_truncate(suspend, blob));
     const std::uint64_t cluster = store.superblock.cluster_bytes;
     BlobLock lock = store.locks.lock(suspend, blob, round_down(size, cluster), BlobLocks::kEnd,
                                      BlobLocks::Mode::kExclusive);
@@ -103,11 +133,15 @@ Result<void> Blobstore::truncate(Suspend& suspend, BlobId blob, std::uint64_t si
         std::vector<Extent> extents;
         const std::uint64_t before = first == 0 ? 0 : first - 1;
         TRY(load_extents(suspend, store.tree, blob, {.first = before, .end = kEndBlock},
-                         store.superblock.block_count, extents, kExtentsPerTransaction));
+                         store.extent_bounds(), extents, kExtentsPerTransaction));
         std::uint64_t end = kEndBlock;
         if (extents.size() == kExtentsPerTransaction) {
             end = extents.back().end();
-            transaction.remainder = Transaction::State::Remainder{.blob = blob, .size = size};
+            if (!transaction.remainder) {
+                transaction.remainder = Truncation{.blob = blob, .size = size, .tail = false};
+            }
+        }
+        if (transaction.remainder) {
             const TruncationValue rest{.size = size};
             transaction.put(Key(BlobId{0}, KeyKind::kTruncation, value(blob)), bytes_of(rest));
         }
@@ -129,19 +163,54 @@ Result<void> Blobstore::truncate(Suspend& suspend, BlobId blob, std::uint64_t si
             size, lock));
     }
     if (size != attributes.head.size) transaction.attributes_of(blob).set_size = size;
+    if (transaction.remainder) transaction.remainder->lock = transaction.locks.size();
     transaction.locks.push_back(std::move(lock));
     return {};
 }
 
-Result<void> Blobstore::State::finish_truncate(Suspend& suspend, BlobId blob, std::uint64_t size) {
-    std::uint64_t at = round_up(size, superblock.cluster_bytes) / kBlockBytes;
-    while (at < kEndBlock) {
-        Transaction::State transaction;
-        TRY_ASSIGN(at,
-                   unmap_some(suspend, *this, blob, {.first = at, .end = kEndBlock}, transaction));
-        if (at >= kEndBlock) transaction.erase(Key(BlobId{0}, KeyKind::kTruncation, value(blob)));
-        TRY(commit(suspend, transaction, true));
+Result<void> Blobstore::State::finish_truncate(Suspend& suspend, const Truncation& truncation,
+                                               BlobLock& lock) {
+    const std::uint64_t end = round_up(truncation.size, superblock.cluster_bytes);
+    if (truncation.tail && truncation.size != end) {
+        // Not before the cut is durable: until then a crash shows the blob as long as it was.
+        if (const auto durable = log.commit(suspend, log.last_appended()); !durable) {
+            fail_store(durable.error());
+            return fail(durable.error());
+        }
+        TRY(zero_behind_end(
+            suspend, *this,
+            BlobWrite{
+                .blob = truncation.blob, .offset = 0, .from = {}, .blob_size = truncation.size},
+            end, lock));
     }
+    return unmap_all(suspend, *this, truncation.blob,
+                     {.first = end / kBlockBytes, .end = kEndBlock}, [&](Transaction::State& last) {
+                         last.erase(Key(BlobId{0}, KeyKind::kTruncation, value(truncation.blob)));
+                     });
+}
+
+void Blobstore::State::try_finish_truncate(Suspend& suspend, const Truncation& truncation,
+                                           BlobLock& lock) {
+    const Result<void> finished = finish_truncate(suspend, truncation, lock);
+    if (finished) return;
+    // What is mapped behind the end must not show: until it is gone nothing changes the blob's
+    // data.
+    unfinished_truncations[value(truncation.blob)] = truncation.size;
+    spdlog::error(
+        "{}: freeing what a truncation cut off from blob {}: {}; it is tried again when the blob "
+        "is "
+        "next written to, and at the next mount",
+        device.properties().name, value(truncation.blob), finished.error().message());
+}
+
+Result<void> Blobstore::State::finish_earlier_truncate(Suspend& suspend, BlobId blob) {
+    if (!unfinished_truncations.contains(value(blob))) return {};
+    BlobLock lock = locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+    lock.lock_mapping(suspend);
+    const auto found = unfinished_truncations.find(value(blob));
+    if (found == unfinished_truncations.end()) return {};
+    TRY(finish_truncate(suspend, {.blob = blob, .size = found->second, .tail = true}, lock));
+    unfinished_truncations.erase(value(blob));
     return {};
 }
 
@@ -153,6 +222,7 @@ Result<void> Blobstore::deallocate(Suspend& suspend, BlobId blob, std::uint64_t 
     const std::uint64_t cluster = store.superblock.cluster_bytes;
     if (offset >= kMaxBlobBytes || bytes == 0) return {};
     std::uint64_t end = offset + std::min(bytes, kMaxBlobBytes - offset);
+    TRY(store.finish_earlier_truncate(suspend, blob));
     BlobLock lock =
         store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
     TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
@@ -179,7 +249,7 @@ Result<void> Blobstore::deallocate(Suspend& suspend, BlobId blob, std::uint64_t 
         TRY(load_extents(
             suspend, store.tree, blob,
             {.first = from / kBlockBytes, .end = round_up(to, kBlockBytes) / kBlockBytes},
-            store.superblock.block_count, mapped, 1));
+            store.extent_bounds(), mapped, 1));
         if (mapped.empty() || !mapped.front().written()) return {};
         Transaction edge;
         TRY(write_extents(suspend, store,
@@ -203,15 +273,9 @@ Result<void> Blobstore::deallocate(Suspend& suspend, BlobId blob, std::uint64_t 
     TRY(zero_edge(offset, inner_first));
     TRY(zero_edge(inner_end, end));
     if (!lock.holds_mapping()) lock.lock_mapping(suspend);
-    std::uint64_t at = inner_first / kBlockBytes;
-    const std::uint64_t stop = inner_end / kBlockBytes;
-    while (at < stop) {
-        Transaction::State part;
-        TRY_ASSIGN(at, unmap_some(suspend, store, blob, {.first = at, .end = stop}, part));
-        if (!part.empty()) {
-            TRY(store.commit(suspend, part, true));
-        }
-    }
+    TRY(unmap_all(suspend, store, blob,
+                  {.first = inner_first / kBlockBytes, .end = inner_end / kBlockBytes},
+                  [](Transaction::State&) {}));
     transaction.locks.push_back(std::move(lock));
     return {};
 }
@@ -224,6 +288,7 @@ Result<void> Blobstore::preallocate(Suspend& suspend, BlobId blob, std::uint64_t
     if (offset > kMaxBlobBytes || bytes > kMaxBlobBytes - offset) {
         return fail(Errc::kTooLarge, "allocating for blob", value(blob));
     }
+    TRY(store.finish_earlier_truncate(suspend, blob));
     BlobLock lock =
         store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
     TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
@@ -246,8 +311,7 @@ Result<void> Blobstore::preallocate(Suspend& suspend, BlobId blob, std::uint64_t
         // One run of the range: the next hole up to the next extent.
         const BlockRange around{.first = at == 0 ? 0 : at - 1, .end = stop + 1};
         std::vector<Extent> extents;
-        TRY(load_extents(suspend, store.tree, blob, around, store.superblock.block_count, extents,
-                         3));
+        TRY(load_extents(suspend, store.tree, blob, around, store.extent_bounds(), extents, 3));
         std::uint64_t hole_end = stop;
         BlockIndex near{};
         bool covered = false;
@@ -274,7 +338,7 @@ Result<void> Blobstore::preallocate(Suspend& suspend, BlobId blob, std::uint64_t
         const BlockRange range{.first = at, .end = fresh.end()};
         TRY(load_extents(suspend, store.tree, blob,
                          {.first = at == 0 ? 0 : at - 1, .end = range.end + 1},
-                         store.superblock.block_count, extents));
+                         store.extent_bounds(), extents));
         remap(part, blob, range, extents, std::span(&fresh, 1));
         part.reservations.push_back(std::move(reservation));
         TRY(store.commit(suspend, part, false));

@@ -101,8 +101,7 @@ Result<void> DataWriter::plan_fresh(Suspend& suspend, std::uint64_t first, std::
 Result<void> DataWriter::plan(Suspend& suspend) {
     const BlockRange around{.first = range_.first == 0 ? 0 : range_.first - 1,
                             .end = range_.end + 1};
-    TRY(load_extents(suspend, store_.tree, blob_, around, store_.superblock.block_count,
-                     existing_));
+    TRY(load_extents(suspend, store_.tree, blob_, around, store_.extent_bounds(), existing_));
     std::uint64_t at = range_.first;
     for (const Extent& old : existing_) {
         if (old.end() <= range_.first || old.first >= range_.end) continue;
@@ -223,8 +222,7 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
         if (!lock.holds_mapping()) lock.lock_mapping(suspend);
         const BlockRange around{.first = range_.first == 0 ? 0 : range_.first - 1,
                                 .end = range_.end + 1};
-        TRY(load_extents(suspend, store_.tree, blob_, around, store_.superblock.block_count,
-                         existing_));
+        TRY(load_extents(suspend, store_.tree, blob_, around, store_.extent_bounds(), existing_));
         std::vector<Extent> mapping;
         for (const Segment& segment : segments_) mapping.push_back(segment.target);
         remap(transaction, blob_, range_, existing_, mapping);
@@ -256,7 +254,7 @@ Result<void> zero_behind_end(Suspend& suspend, Blobstore::State& store, const Bl
     std::vector<Extent> mapped;
     TRY(load_extents(suspend, store.tree, end.blob,
                      {.first = size / kBlockBytes, .end = round_up(to, kBlockBytes) / kBlockBytes},
-                     store.superblock.block_count, mapped, 1));
+                     store.extent_bounds(), mapped, 1));
     if (mapped.empty() || !mapped.front().written()) return {};
     Transaction::State nothing;  // the mapping does not change, and for this write the size neither
     TRY(write_extents(suspend, store,
@@ -322,6 +320,7 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
     if (offset > kMaxBlobBytes || from.size() > kMaxBlobBytes - offset) {
         return fail(Errc::kTooLarge, "writing to blob", value(blob));
     }
+    TRY(store.finish_earlier_truncate(suspend, blob));
     const std::uint64_t end = offset + from.size();
     const std::uint64_t cluster = store.superblock.cluster_bytes;
     BlobLock lock = store.locks.lock(suspend, blob, round_down(offset, cluster),

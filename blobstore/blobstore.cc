@@ -24,11 +24,11 @@ PageIo::Geometry page_geometry(const Superblock& superblock) {
             .block_count = superblock.block_count};
 }
 
-// Blocks kept back so that deleting works on a full device: 1/64, at least what a few transactions
-// of the largest kind set aside, at most 64 MiB and an eighth of the device.
+// Blocks kept back so that deleting works on a full device: 1/128, at least what a few transactions
+// of the largest kind set aside, at most 64 MiB and a sixteenth of the device.
 std::uint64_t reserve_blocks(const Superblock& superblock) {
-    return std::min(std::clamp<std::uint64_t>(superblock.block_count / 64, 768, 16384),
-                    superblock.block_count / 8);
+    return std::min(std::clamp<std::uint64_t>(superblock.block_count / 128, 384, 16384),
+                    superblock.block_count / 16);
 }
 
 StoreInfo info_of(const Superblock& superblock) {
@@ -242,11 +242,12 @@ bool Blobstore::read_only() const { return state_->read_only; }
 
 SpaceInfo Blobstore::space() const {
     const State& store = *state_;
-    const std::uint64_t free = store.space.free_blocks() + store.space.pending_blocks();
-    const std::uint64_t reserve = store.space.reserve_blocks();
+    const std::uint64_t free =
+        store.space.free_blocks() + store.space.stash_blocks() + store.space.pending_blocks();
+    const std::uint64_t kept = store.space.blocks_kept_from_data();
     return {.total_bytes = (store.superblock.block_count - log_end(store.superblock)) * kBlockBytes,
             .free_bytes = free * kBlockBytes,
-            .available_bytes = (free > reserve ? free - reserve : 0) * kBlockBytes,
+            .available_bytes = (free > kept ? free - kept : 0) * kBlockBytes,
             .blobs = store.blob_count};
 }
 

@@ -75,7 +75,7 @@ struct OpenOptions {
 struct SpaceInfo {
     std::uint64_t total_bytes = 0;      // the device less superblocks and log
     std::uint64_t free_bytes = 0;       // free or free after the next checkpoint
-    std::uint64_t available_bytes = 0;  // free_bytes less the reserve
+    std::uint64_t available_bytes = 0;  // free_bytes less what is kept for metadata
     std::uint64_t blobs = 0;
 };
 

@@ -197,11 +197,14 @@ Result<void> Btree::scan(Suspend& suspend, KeyView from, KeyView to,
     }
 }
 
-bool Btree::resident(KeyView key) const {
+std::optional<std::uint64_t> Btree::resident_leaf(KeyView key) const {
     State::Descent descent;
     state_->descend(key, State::Side::kAt, descent);
-    return descent.end == State::Descent::End::kEmpty ||
-           (descent.end == State::Descent::End::kLeaf && State::leaf_in_range(descent));
+    if (descent.end == State::Descent::End::kEmpty) return 0;
+    if (descent.end != State::Descent::End::kLeaf || !State::leaf_in_range(descent)) {
+        return std::nullopt;
+    }
+    return descent.leaf().block;
 }
 
 Result<void> Btree::fetch(Suspend& suspend, KeyView key) {
@@ -240,6 +243,20 @@ std::uint32_t Btree::max_pages_per_change() const {
     // A copy and a split of each level and a new root; one level more, as an earlier change of the
     // same transaction may have added it.
     return 2 * (state_->height + 1) + 1;
+}
+
+std::uint32_t Btree::max_pages_per_leaf(std::uint32_t puts, std::size_t bytes) const {
+    // The path is copied once. The leaf splits once a put at most, and, as a split that is not at
+    // the end leaves room in both halves for more than an eighth of a page (no entry is larger than
+    // a quarter), and one that is at the end leaves a page nearly empty, three times and once for
+    // every eighth of a page put. Each split is one entry for the page above, and so on upwards.
+    const std::size_t eighth = state_->cache.page_bytes() / 8;
+    const std::size_t put_bytes = bytes + puts * kEntryOverheadBytes;
+    const auto splits =
+        static_cast<std::uint32_t>(std::min<std::size_t>(puts, 3 + put_bytes / eighth));
+    const std::uint32_t splits_above = std::min(splits, 3 + splits / 2);
+    const std::uint32_t levels = state_->height + 1;  // an earlier change may have added one
+    return levels + splits + levels * splits_above + 1;
 }
 
 std::uint32_t Btree::max_value_bytes() const {

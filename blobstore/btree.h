@@ -49,7 +49,10 @@ class Btree {
                       absl::FunctionRef<bool(KeyView, ValueView)> visit);
     // Without suspending: whether the path to the key is in memory (and undamaged). The value, if
     // it is: peek().
-    [[nodiscard]] bool resident(KeyView key) const;
+    [[nodiscard]] bool resident(KeyView key) const { return resident_leaf(key).has_value(); }
+    // The leaf that the key belongs to when resident(key), by its block; 0 in an empty tree. Good
+    // until the next change.
+    [[nodiscard]] std::optional<std::uint64_t> resident_leaf(KeyView key) const;
 
     // Changes. -------------------------------------------------------------------------------
     // Loads the path to the key. Suspends; afterwards other fibers may have run: check resident()
@@ -65,6 +68,9 @@ class Btree {
     bool erase(KeyView key);
     // Pages that one put or erase takes from the source at most (copies and splits on the path).
     [[nodiscard]] std::uint32_t max_pages_per_change() const;
+    // The same for several changes of one leaf: so many puts with so many bytes of keys and values
+    // together, and any number of erases.
+    [[nodiscard]] std::uint32_t max_pages_per_leaf(std::uint32_t puts, std::size_t bytes) const;
     // The largest value: a quarter of the page less the largest key and overheads, so that a page
     // holds at least three entries.
     [[nodiscard]] std::uint32_t max_value_bytes() const;

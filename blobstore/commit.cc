@@ -1,6 +1,8 @@
 // Committing a transaction: warm up (may suspend), then apply (never does). README.md, "How a
 // transaction happens".
 
+#include <absl/container/inlined_vector.h>
+
 #include <algorithm>
 
 #include "blobstore/extent_map.h"
@@ -22,19 +24,56 @@ std::size_t record_bound(const Transaction::State& transaction) {
     return bytes;
 }
 
-// Makes the pages of all keys resident. True when nothing had to be loaded.
-Result<bool> warm_up(Suspend& suspend, Btree& tree, const Transaction::State& transaction) {
+// The leaves that a transaction changes, and by how much.
+class LeafChanges {
+  public:
+    void clear() { changes_.clear(); }
+    void add(std::uint64_t leaf, std::uint32_t puts, std::size_t bytes) {
+        changes_.push_back({.leaf = leaf, .puts = puts, .bytes = bytes});
+    }
+    // Pages that the transaction takes at most.
+    std::uint32_t pages(const Btree& tree) {
+        std::ranges::sort(changes_, {}, &Change::leaf);
+        std::uint32_t pages = 0;
+        for (std::size_t i = 0; i < changes_.size();) {
+            Change sum{.leaf = changes_[i].leaf};
+            for (; i < changes_.size() && changes_[i].leaf == sum.leaf; ++i) {
+                sum.puts += changes_[i].puts;
+                sum.bytes += changes_[i].bytes;
+            }
+            pages += tree.max_pages_per_leaf(sum.puts, sum.bytes);
+        }
+        return pages;
+    }
+
+  private:
+    struct Change {
+        std::uint64_t leaf = 0;
+        std::uint32_t puts = 0;
+        std::size_t bytes = 0;  // of their keys and values
+    };
+    absl::InlinedVector<Change, 16> changes_;
+};
+
+// Makes the pages of all keys resident. True when nothing had to be loaded: then `leaves` is whole.
+Result<bool> warm_up(Suspend& suspend, Btree& tree, const Transaction::State& transaction,
+                     LeafChanges& leaves) {
     bool complete = true;
+    leaves.clear();
+    const auto visit = [&](KeyView key, std::uint32_t puts, std::size_t bytes) -> Result<void> {
+        if (const auto leaf = tree.resident_leaf(key)) {
+            leaves.add(*leaf, puts, bytes);
+            return {};
+        }
+        complete = false;
+        return tree.fetch(suspend, key);
+    };
     for (const AttributesUpdate& update : transaction.attributes) {
         const Key key(update.blob, KeyKind::kAttributes);
-        if (tree.resident(key)) continue;
-        complete = false;
-        TRY(tree.fetch(suspend, key));
+        TRY(visit(key, 1, key.view().size() + sizeof(AttributesValue) + kMaxAttributeBlockBytes));
     }
     for (const auto& change : transaction.changes) {
-        if (tree.resident(change.key)) continue;
-        complete = false;
-        TRY(tree.fetch(suspend, change.key));
+        TRY(visit(change.key, change.erase ? 0 : 1, change.key.size() + change.value.size()));
     }
     return complete;
 }
@@ -51,20 +90,18 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     if (bytes > log.max_record_bytes()) {
         return fail(Errc::kTooLarge, "committing a transaction larger than the log takes");
     }
-    const auto changes =
-        static_cast<std::uint32_t>(transaction.attributes.size() + transaction.changes.size());
+    LeafChanges leaves;
     // Repeated until nothing had to be waited for: only then all that was found still holds.
     for (;;) {
         if (must_wait_for_checkpoint(bytes)) {
             TRY(checkpoint(suspend, SuperblockState::kInUse));
             continue;
         }
-        const std::uint32_t pages = (changes + 1) * tree.max_pages_per_change();
-        if (space.reserved_pages() < pages) {
-            TRY(reserve_pages(suspend, pages, urgent));
-        }
-        TRY_ASSIGN(const bool complete, warm_up(suspend, tree, transaction));
-        if (complete && space.reserved_pages() >= pages && !must_wait_for_checkpoint(bytes)) break;
+        TRY_ASSIGN(const bool complete, warm_up(suspend, tree, transaction, leaves));
+        if (!complete) continue;
+        const std::uint32_t pages = leaves.pages(tree);
+        if (space.reserved_pages(urgent) >= pages) break;
+        TRY(reserve_pages(suspend, pages, urgent));
     }
     if (read_only) return failure ? fail(*failure) : fail(Errc::kReadOnly, "changing the store");
 
@@ -118,16 +155,10 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
 Result<Sequence> Blobstore::commit(Suspend& suspend, Transaction& handle) {
     Transaction::State& transaction = handle.state();
     const auto remainder = transaction.remainder;
-    Result<Sequence> sequence = state_->commit(suspend, transaction, handle.urgent());
+    const Result<Sequence> sequence = state_->commit(suspend, transaction, handle.urgent());
+    // The cut is made; what is left behind the end goes before anybody can extend the blob over it.
     if (sequence && remainder) {
-        // The cut is made; what is left behind the end is freed before anybody can extend it.
-        const Result<void> finished =
-            state_->finish_truncate(suspend, remainder->blob, remainder->size);
-        if (!finished) {
-            // What is mapped behind the end must not show: nothing may extend the blob any more.
-            state_->fail_store(finished.error());
-            sequence = fail(finished.error());
-        }
+        state_->try_finish_truncate(suspend, *remainder, transaction.locks[remainder->lock]);
     }
     transaction.clear();
     return sequence;
@@ -164,7 +195,7 @@ Result<void> Blobstore::State::delete_blob(Suspend& suspend, BlobId blob) {
                 return true;
             }
             if (key_kind(key) == KeyKind::kExtent) {
-                auto extent = decode_extent(key, bytes, superblock.block_count);
+                auto extent = decode_extent(key, bytes, extent_bounds());
                 if (!extent) {
                     status = fail(extent.error());
                     return false;
@@ -177,6 +208,9 @@ Result<void> Blobstore::State::delete_blob(Suspend& suspend, BlobId blob) {
         TRY(status);
         const bool last = keys < keys_per_transaction;
         if (last) {
+            if (unfinished_truncations.contains(value(blob))) {
+                part.erase(Key(BlobId{0}, KeyKind::kTruncation, value(blob)));
+            }
             if (attributes) part.erase(Key(blob, KeyKind::kAttributes));
             part.erase(Key(BlobId{0}, KeyKind::kOrphan, value(blob)));
         }
@@ -187,7 +221,10 @@ Result<void> Blobstore::State::delete_blob(Suspend& suspend, BlobId blob) {
             continue;
         }
         TRY(committed);
-        if (last) return {};
+        if (last) {
+            unfinished_truncations.erase(value(blob));
+            return {};
+        }
     }
 }
 

@@ -46,7 +46,7 @@ Extent Extent::clip(std::uint64_t from, std::uint64_t to) const {
     return part;
 }
 
-Result<Extent> decode_extent(KeyView key, ValueView bytes, std::uint64_t device_blocks) {
+Result<Extent> decode_extent(KeyView key, ValueView bytes, const ExtentBounds& bounds) {
     if (key.size() != 17 || bytes.size() != sizeof(ExtentValue)) {
         return fail(Errc::kCorrupt, "reading an extent");
     }
@@ -55,10 +55,14 @@ Result<Extent> decode_extent(KeyView key, ValueView bytes, std::uint64_t device_
                         .blocks = stored.blocks,
                         .device = stored.block,
                         .flags = stored.flags};
-    const bool sane = extent.blocks != 0 && extent.device != 0 && extent.device < device_blocks &&
-                      extent.blocks <= device_blocks - extent.device &&
+    // cluster_blocks is a power of two.
+    const std::uint64_t unaligned =
+        (extent.first | extent.blocks | extent.device) & (bounds.cluster_blocks - 1);
+    const bool sane = extent.blocks != 0 && unaligned == 0 && extent.device >= bounds.first_block &&
+                      extent.device < bounds.end_block &&
+                      extent.blocks <= bounds.end_block - extent.device &&
                       extent.first <= (std::uint64_t{1} << 51) - extent.blocks &&
-                      (extent.flags & ~(kExtentShared | kExtentUnwritten)) == 0;
+                      (extent.flags & ~kExtentUnwritten) == 0;
     if (!sane) return fail(Errc::kCorrupt, "reading an extent of blob", value(key_blob(key)));
     return extent;
 }
@@ -66,7 +70,7 @@ Result<Extent> decode_extent(KeyView key, ValueView bytes, std::uint64_t device_
 namespace {
 
 Result<void> load_once(Suspend& suspend, Btree& tree, BlobId blob, const BlockRange& range,
-                       std::uint64_t device_blocks, std::vector<Extent>& out, std::size_t limit) {
+                       const ExtentBounds& bounds, std::vector<Extent>& out, std::size_t limit) {
     out.clear();
     if (range.first >= range.end) return {};
     std::string key, bytes;
@@ -74,7 +78,7 @@ Result<void> load_once(Suspend& suspend, Btree& tree, BlobId blob, const BlockRa
                                              Key(blob, KeyKind::kExtent, range.first), key, bytes));
     std::uint64_t from = range.first;
     if (before) {
-        TRY_ASSIGN(const Extent extent, decode_extent(key, bytes, device_blocks));
+        TRY_ASSIGN(const Extent extent, decode_extent(key, bytes, bounds));
         if (extent.end() > range.first) {
             out.push_back(extent);
             from = extent.first + 1;
@@ -87,7 +91,7 @@ Result<void> load_once(Suspend& suspend, Btree& tree, BlobId blob, const BlockRa
     const Result<void> scanned =
         tree.scan(suspend, Key(blob, KeyKind::kExtent, from),
                   Key(blob, KeyKind::kExtent, range.end), [&](KeyView k, ValueView v) {
-                      auto extent = decode_extent(k, v, device_blocks);
+                      auto extent = decode_extent(k, v, bounds);
                       if (!extent) {
                           status = fail(extent.error());
                           return false;
@@ -106,13 +110,12 @@ Result<void> load_once(Suspend& suspend, Btree& tree, BlobId blob, const BlockRa
 }  // namespace
 
 Result<void> load_extents(Suspend& suspend, Btree& tree, BlobId blob, const BlockRange& range,
-                          std::uint64_t device_blocks, std::vector<Extent>& out,
-                          std::size_t limit) {
+                          const ExtentBounds& bounds, std::vector<Extent>& out, std::size_t limit) {
     // An extent that reaches into the range may be split at its edge by another fiber between the
     // two look-ups, which then seem to overlap: damage is what stays.
     Result<void> status;
     for (int attempt = 0; attempt < 3; ++attempt) {
-        status = load_once(suspend, tree, blob, range, device_blocks, out, limit);
+        status = load_once(suspend, tree, blob, range, bounds, out, limit);
         if (status || status.error().code != Errc::kCorrupt) break;
     }
     return status;

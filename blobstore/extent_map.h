@@ -29,14 +29,21 @@ struct BlockRange {
     std::uint64_t first = 0, end = 0;  // blocks within a blob
 };
 
+// What an extent of a store may be: whole clusters behind the log.
+struct ExtentBounds {
+    std::uint64_t first_block = 0;  // of the device, behind superblocks and log
+    std::uint64_t end_block = 0;
+    std::uint64_t cluster_blocks = 1;
+};
+
 // An extent from its key and value as they are on the device: kCorrupt when anything is out of
-// bounds.
-Result<Extent> decode_extent(KeyView key, ValueView value, std::uint64_t device_blocks);
+// bounds, no whole cluster, or marked shared, which no store of this format version has.
+Result<Extent> decode_extent(KeyView key, ValueView value, const ExtentBounds& bounds);
 
 // All extents that overlap the range, whole, ascending; at most `limit` of them. kCorrupt when they
-// overlap each other or leave the device. Suspends.
+// overlap each other or are out of bounds. Suspends.
 Result<void> load_extents(Suspend& suspend, Btree& tree, BlobId blob, const BlockRange& range,
-                          std::uint64_t device_blocks, std::vector<Extent>& out,
+                          const ExtentBounds& bounds, std::vector<Extent>& out,
                           std::size_t limit = ~std::size_t{0});
 
 // Puts the changes into the transaction that make `replacement` (ascending, within the range) the

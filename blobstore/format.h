@@ -129,8 +129,10 @@ struct PageSlot {
 };
 static_assert(sizeof(PageSlot) == 8 && std::is_trivially_copyable_v<PageSlot>);
 
-// The highest tree that a superblock may name.
+// How tall a tree gets at most, and the tallest that a superblock may name: no store comes near
+// either, and a tree that was made to cannot outgrow the program.
 inline constexpr std::uint32_t kMaxTreeHeight = 16;
+inline constexpr std::uint32_t kMaxRootHeight = 12;
 
 // One child of a kMapIndex page. A child that was never written (block 0) is all free.
 struct MapEntry {

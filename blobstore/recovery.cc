@@ -48,7 +48,7 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
                     TRY(tree.fetch(s, operation.key));
                 }
                 const std::uint32_t pages = tree.max_pages_per_change();
-                if (space.reserved_pages() < pages) {
+                if (space.reserved_pages(true) < pages) {
                     TRY(space.reserve_pages(s, pages, true));
                     while (!tree.resident(operation.key)) {
                         TRY(tree.fetch(s, operation.key));
@@ -89,7 +89,8 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
     TRY(log.open(superblock.epoch + 1, LogPosition{.block = end.position.block, .batch = 1},
                  end.last_transaction));
     ++superblock.mounts;
-    return checkpoint(suspend, SuperblockState::kInUse);
+    TRY(checkpoint(suspend, SuperblockState::kInUse));
+    return space.fill_reserve(suspend);
 }
 
 }  // namespace blobfs::blobstore

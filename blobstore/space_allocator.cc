@@ -22,6 +22,10 @@ constexpr std::uint64_t kStashChunkPages = 64;
 constexpr std::size_t kSpareBuffers = 128;
 // Searches that others disturb are begun anew so often.
 constexpr int kSearches = 8;
+// When less than that part of the device is free, small data goes where no page fits first.
+constexpr std::uint64_t kTightFraction = 4;
+// That many bitmaps are looked at for such a place.
+constexpr int kFragmentBitmaps = 32;
 
 }  // namespace
 
@@ -43,6 +47,9 @@ struct SpaceAllocator::State {
     };
     Result<Found> find_and_hold(Suspend& suspend, const Search& search);
     Result<Run> find_anywhere(Suspend& suspend, const Search& search);
+    Result<Run> find_fragment(Suspend& suspend, std::uint64_t from, std::uint64_t wanted);
+    [[nodiscard]] bool prefers_fragments(std::uint64_t wanted) const;
+    [[nodiscard]] std::uint64_t available_for_data() const;
     Run look(MapPage& page, std::uint64_t from, const Search& search) const;
     Run hold_at(std::uint64_t block, std::uint64_t wanted);
     template <class Visit>
@@ -50,9 +57,19 @@ struct SpaceAllocator::State {
 
     // Pages.
     [[nodiscard]] std::uint64_t pages_for_freeze() const;
+    // Pages of the stash that are not for the asking, by what asks.
+    enum class Purpose : std::uint8_t { kUrgent, kMetadata, kData };
+    [[nodiscard]] std::uint64_t pages_kept(Purpose purpose) const {
+        const std::uint64_t reserve = options.reserve_blocks / page_blocks();
+        return pages_for_freeze() + static_cast<std::uint64_t>(purpose) * reserve;
+    }
+    [[nodiscard]] std::uint64_t pages_kept(bool urgent) const {
+        return pages_kept(urgent ? Purpose::kUrgent : Purpose::kMetadata);
+    }
+    Result<void> fill_stash(Suspend& suspend);
     void add_to_stash(std::uint64_t block, std::uint64_t pages);
     std::uint64_t take_from_stash();
-    Result<void> grow_stash(Suspend& suspend, std::uint64_t pages, bool urgent);
+    Result<void> grow_stash(Suspend& suspend, std::uint64_t pages);
     void shrink_stash();
     void set_cursors();
 
@@ -76,11 +93,14 @@ struct SpaceAllocator::State {
     Generation current{};
     std::uint64_t data_cursor = 0;  // where the search for data begins that is not near anything
     std::uint64_t page_home = 0;    // where the search for pages begins, always: they stay together
+    std::uint64_t fragment_cursor = 0;  // where the search for places that no page fits into begins
 
     absl::btree_map<std::uint64_t, std::uint64_t> stash;  // block -> pages; held, page-aligned
     std::uint64_t stash_pages = 0;
     absl::flat_hash_set<std::uint64_t> made_now;  // pages taken for the tree in this generation
-    std::uint64_t stash_wanted = 0;     // the most that was asked for since the last release
+    std::uint64_t stash_wanted = 0;  // the most that was asked for since the last release
+    // The last search for a page found no place, and nothing became free since.
+    bool no_place_for_pages = false;
     std::uint64_t reserved_blocks = 0;  // by Reservations
 
     absl::flat_hash_map<std::uint64_t, std::vector<Run>> pending;  // by group
@@ -216,6 +236,48 @@ Result<Run> SpaceAllocator::State::find_anywhere(Suspend& suspend, const Search&
     return Run{};
 }
 
+// A place where no page fits, from `from` on. Empty when none is near.
+Result<Run> SpaceAllocator::State::find_fragment(Suspend& suspend, std::uint64_t from,
+                                                 std::uint64_t wanted) {
+    std::uint64_t group = map.group_of(from);
+    bool around = false;
+    for (int i = 0; i < kFragmentBitmaps; ++i, ++group) {
+        TRY_ASSIGN(group, map.next_group_with_space(suspend, group));
+        if (group >= map.group_count()) {
+            if (around) break;
+            around = true;
+            TRY_ASSIGN(group, map.next_group_with_space(suspend, 0));
+            if (group >= map.group_count()) break;
+        }
+        const auto loaded = map.bitmap(suspend, group);
+        if (!loaded) continue;
+        const std::uint64_t base = group * map.bits_per_page();
+        const std::uint64_t begin = group == map.group_of(from) && !around ? from : base;
+        const Run run = map.find_fragment(**loaded, begin, wanted, options.cluster_blocks);
+        if (run.blocks == 0) continue;
+        map.hold(run);
+        fragment_cursor = run.first();
+        return run;
+    }
+    // The next search begins where this one gave up.
+    fragment_cursor = group < map.group_count() ? group * map.bits_per_page() : 0;
+    return Run{};
+}
+
+bool SpaceAllocator::State::prefers_fragments(std::uint64_t wanted) const {
+    return options.cluster_blocks < page_blocks() && wanted < page_blocks() &&
+           map.free_blocks() < map.block_count() / kTightFraction;
+}
+
+// What data may take of the free blocks: all but what the stash lacks, if that can be had at all.
+std::uint64_t SpaceAllocator::State::available_for_data() const {
+    const std::uint64_t kept = pages_kept(Purpose::kData);
+    const std::uint64_t lacking =
+        kept > stash_pages && !no_place_for_pages ? (kept - stash_pages) * page_blocks() : 0;
+    const std::uint64_t free = map.free_blocks();
+    return round_down(free > lacking ? free - lacking : 0, options.cluster_blocks);
+}
+
 // Data. ------------------------------------------------------------------------------------------
 
 Result<SpaceAllocator::Reservation> SpaceAllocator::reserve(Suspend& suspend,
@@ -223,16 +285,9 @@ Result<SpaceAllocator::Reservation> SpaceAllocator::reserve(Suspend& suspend,
     State& s = *state_;
     const std::uint64_t cluster = s.options.cluster_blocks;
     CHECK(request.blocks > 0);
-    const auto available = [&] {
-        const std::uint64_t freeze_pages = s.pages_for_freeze();
-        const std::uint64_t lacking =
-            freeze_pages > s.stash_pages ? (freeze_pages - s.stash_pages) * s.page_blocks() : 0;
-        const std::uint64_t kept = s.options.reserve_blocks + lacking;
-        return round_down(s.map.free_blocks() > kept ? s.map.free_blocks() - kept : 0, cluster);
-    };
     const auto wanted = [&] {
         return std::min({round_up(std::min(request.blocks, s.map.block_count()), cluster),
-                         available(), round_down(s.map.bits_per_page(), cluster)});
+                         s.available_for_data(), round_down(s.map.bits_per_page(), cluster)});
     };
     const auto answer = [&](const Run& run) {
         Reservation reservation;
@@ -241,6 +296,8 @@ Result<SpaceAllocator::Reservation> SpaceAllocator::reserve(Suspend& suspend,
         s.reserved_blocks += run.blocks;
         return reservation;
     };
+    // First the stash: data must not break up the places that it needs.
+    TRY(s.fill_stash(suspend));
     if (wanted() == 0) s.shrink_stash();
     if (wanted() == 0) return fail(Errc::kNoSpace, "reserving space for data");
 
@@ -251,6 +308,10 @@ Result<SpaceAllocator::Reservation> SpaceAllocator::reserve(Suspend& suspend,
         if (blocks != 0) {
             if (const Run run = s.hold_at(near, blocks); run.blocks != 0) return answer(run);
         }
+    }
+    if (const std::uint64_t small = wanted(); small != 0 && s.prefers_fragments(small)) {
+        TRY_ASSIGN(const Run run, s.find_fragment(suspend, s.fragment_cursor, small));
+        if (run.blocks != 0) return answer(run);
     }
     const std::uint64_t blocks = wanted();
     if (blocks == 0) return fail(Errc::kNoSpace, "reserving space for data");
@@ -282,6 +343,7 @@ SpaceAllocator::Reservation& SpaceAllocator::Reservation::operator=(Reservation&
 SpaceAllocator::Reservation::~Reservation() {
     if (owner_ == nullptr) return;
     owner_->state_->map.unhold(run_);
+    owner_->state_->no_place_for_pages = false;
     owner_->state_->reserved_blocks -= run_.blocks;
 }
 
@@ -391,13 +453,15 @@ std::uint64_t SpaceAllocator::State::take_from_stash() {
     return block;
 }
 
-Result<void> SpaceAllocator::State::grow_stash(Suspend& suspend, std::uint64_t pages, bool urgent) {
-    const std::uint64_t kept = urgent ? 0 : options.reserve_blocks;
+// What data leaves over while others search at the same time is theirs: the stash owns its pages.
+Result<void> SpaceAllocator::State::grow_stash(Suspend& suspend, std::uint64_t pages) {
     const std::uint64_t bp = page_blocks();
     for (std::uint64_t added = 0; added < pages;) {
         const std::uint64_t free = map.free_blocks();
-        const std::uint64_t available = (free > kept ? free - kept : 0) / bp;
-        if (available == 0) return fail(Errc::kNoSpace, "reserving space for metadata");
+        const std::uint64_t available = free / bp;
+        if (available == 0 || no_place_for_pages) {
+            return fail(Errc::kNoSpace, "reserving space for metadata");
+        }
         const std::uint64_t chunk = std::clamp<std::uint64_t>(available / 64, 1, kStashChunkPages);
         const std::uint64_t wanted = std::min(
             {std::max(pages - added, chunk), available, round_down(map.bits_per_page(), bp) / bp});
@@ -416,7 +480,10 @@ Result<void> SpaceAllocator::State::grow_stash(Suspend& suspend, std::uint64_t p
         if (run.blocks == 0) {
             TRY_ASSIGN(run, find_anywhere(suspend, search));
         }
-        if (run.blocks == 0) return fail(Errc::kNoSpace, "reserving space for metadata");
+        if (run.blocks == 0) {
+            no_place_for_pages = true;
+            return fail(Errc::kNoSpace, "reserving space for metadata");
+        }
         add_to_stash(run.first(), run.blocks / bp);
         added += run.blocks / bp;
     }
@@ -425,8 +492,9 @@ Result<void> SpaceAllocator::State::grow_stash(Suspend& suspend, std::uint64_t p
 
 // Gives back what nobody asked for lately, the highest addresses first.
 void SpaceAllocator::State::shrink_stash() {
-    const std::uint64_t keep = stash_wanted + pages_for_freeze();
+    const std::uint64_t keep = stash_wanted + pages_kept(Purpose::kData);
     while (stash_pages > keep) {
+        no_place_for_pages = false;
         const auto last = std::prev(stash.end());
         const std::uint64_t pages = std::min(last->second, stash_pages - keep);
         last->second -= pages;
@@ -437,25 +505,33 @@ void SpaceAllocator::State::shrink_stash() {
     }
 }
 
+// The stash has what is kept from data, or all that there are places for.
+Result<void> SpaceAllocator::State::fill_stash(Suspend& suspend) {
+    const std::uint64_t kept = pages_kept(Purpose::kData);
+    if (stash_pages >= kept || no_place_for_pages) return {};
+    const Result<void> grown = grow_stash(suspend, kept - stash_pages);
+    if (!grown && grown.error().code != Errc::kNoSpace) return grown;
+    return {};
+}
+
+Result<void> SpaceAllocator::fill_reserve(Suspend& suspend) { return state_->fill_stash(suspend); }
+
 Result<void> SpaceAllocator::reserve_pages(Suspend& suspend, std::uint32_t pages, bool urgent) {
     State& s = *state_;
-    const std::uint64_t goal = reserved_pages() + std::uint64_t{pages};
-    s.stash_wanted = std::max(s.stash_wanted, goal);
+    s.stash_wanted = std::max<std::uint64_t>(s.stash_wanted, pages);
     // Once more when the pages come from a bitmap not touched so far: the map then needs more
     // itself.
-    for (int i = 0; i < kSearches && reserved_pages() < goal; ++i) {
-        const std::uint64_t needed = s.pages_for_freeze();
-        const std::uint64_t lacking = needed > s.stash_pages ? needed - s.stash_pages : 0;
-        TRY(s.grow_stash(suspend, goal - reserved_pages() + lacking, urgent));
+    for (int i = 0; i < kSearches && reserved_pages(urgent) < pages; ++i) {
+        TRY(s.grow_stash(suspend, s.pages_kept(urgent) + pages - s.stash_pages));
     }
     return {};
 }
 
-std::uint32_t SpaceAllocator::reserved_pages() const {
-    const std::uint64_t needed = state_->pages_for_freeze();
+std::uint32_t SpaceAllocator::reserved_pages(bool urgent) const {
+    const std::uint64_t kept = state_->pages_kept(urgent);
     const std::uint64_t have = state_->stash_pages;
     return static_cast<std::uint32_t>(
-        std::min<std::uint64_t>(have > needed ? have - needed : 0, ~std::uint32_t{0}));
+        std::min<std::uint64_t>(have > kept ? have - kept : 0, ~std::uint32_t{0}));
 }
 
 BlockIndex SpaceAllocator::take_page() {
@@ -548,7 +624,7 @@ Result<void> SpaceAllocator::prepare_freeze(Suspend& suspend) {
         s.spare_buffers.push_back(std::move(buffer));
     }
     if (s.stash_pages < closure.pages) {
-        TRY(s.grow_stash(suspend, closure.pages - s.stash_pages, true));
+        TRY(s.grow_stash(suspend, closure.pages - s.stash_pages));
     }
     return {};
 }
@@ -627,6 +703,7 @@ void SpaceAllocator::release() {
     CHECK(s.frozen);
     s.frozen = false;
     for (const Run& run : s.quarantine) s.map.unhold(run);
+    if (!s.quarantine.empty()) s.no_place_for_pages = false;
     s.quarantine.clear();
     s.quarantined_blocks = 0;
     s.map.sealed_pages_written();
@@ -640,10 +717,15 @@ void SpaceAllocator::release() {
 }
 
 std::uint64_t SpaceAllocator::free_blocks() const { return state_->map.free_blocks(); }
+std::uint64_t SpaceAllocator::stash_blocks() const {
+    return state_->stash_pages * state_->page_blocks();
+}
 std::uint64_t SpaceAllocator::pending_blocks() const {
     return state_->pending_blocks + state_->quarantined_blocks;
 }
-std::uint64_t SpaceAllocator::reserve_blocks() const { return state_->options.reserve_blocks; }
+std::uint64_t SpaceAllocator::blocks_kept_from_data() const {
+    return state_->pages_kept(State::Purpose::kData) * state_->page_blocks();
+}
 std::size_t SpaceAllocator::pending_runs() const { return state_->pending_runs; }
 std::size_t SpaceAllocator::dirty_map_pages() const { return state_->map.dirty_pages().size(); }
 

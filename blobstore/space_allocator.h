@@ -14,9 +14,12 @@
 //   and only when that checkpoint is durable may the blocks be handed out again (release): design
 //   section 5, order of writes, rules 3 and 4 in one stronger rule.
 // Pages live the same life, but that those set aside wait in a stash for take_page(), and that one
-// made in the current generation goes back into the stash at once. The map's own pages move to new
-// addresses in a freeze; that freeze already clears the used bits of the old ones, as nothing but
-// the root before it reaches them, and release() gives them free: so no page leaks over a crash.
+// made in the current generation goes back into the stash at once. The stash holds the reserve,
+// too: real pages, so that small data cannot break up the last places that a page fits into. For
+// the same reason small data goes where no page fits first, once the device is rather full. The
+// map's own pages move to new addresses in a freeze; that freeze already clears the used bits of
+// the old ones, as nothing but the root before it reaches them, and release() gives them free: so
+// no page leaks over a crash.
 //
 // The sums, at every instant (verify() holds them against the bits):
 //     block_count = used + held + free_blocks()
@@ -40,7 +43,9 @@ class SpaceAllocator final : public PageSource {
   public:
     struct Options {
         std::uint32_t cluster_blocks = 1;  // data is allocated in multiples of this, so aligned
-        std::uint64_t reserve_blocks = 0;  // kept for urgent requests (deleting on a full device)
+        // Set aside as pages for urgent requests (deleting on a full device); as much again is kept
+        // from data, so that metadata goes on for a while on a device that is full of data.
+        std::uint64_t reserve_blocks = 0;
         std::size_t cached_map_pages = 1024;  // clean map pages kept in memory at most
     };
     SpaceAllocator(PageIo& io, const Options& options);
@@ -73,8 +78,9 @@ class SpaceAllocator final : public PageSource {
         BlockIndex near{};  // continue there if it is free, else search from there; 0: anywhere
     };
     // One run of 1..blocks blocks, whole clusters, cluster-aligned: at `near` if free there, else
-    // the first run that is long enough near it, else the longest found. kNoSpace when nothing but
-    // the reserve is free (the caller may checkpoint and try again when pending_blocks() > 0). The
+    // (less than a page on a device that is rather full) a place where no page fits, else the first
+    // run that is long enough near it, else the longest found. kNoSpace when nothing but the
+    // reserve is free (the caller may checkpoint and try again when pending_blocks() > 0). The
     // answer does not cross the boundary of two bitmaps, so a cluster that does (clusters of 4 MiB
     // only) is never handed out. Suspends to load pages of the map.
     Result<Reservation> reserve(Suspend& suspend, const Request& request);
@@ -89,14 +95,17 @@ class SpaceAllocator final : public PageSource {
     Result<void> replay_free(Suspend& suspend, const Run& run);
 
     // Pages. ---------------------------------------------------------------------------------
-    // Sets that many more pages aside for take_page() (`urgent`: may use the reserve). Nobody owns
-    // them: whoever needs n pages does, without suspending between the question and the use,
-    //     while (space.reserved_pages() < n) TRY(space.reserve_pages(s, n - space.reserved_pages(),
-    //     urgent));
+    // Sets pages aside for take_page() until there are that many (`urgent`: the reserve counts).
+    // Nobody owns them: whoever needs n pages does, without suspending between the question and
+    // use,
+    //     while (space.reserved_pages(urgent) < n) TRY(space.reserve_pages(s, n, urgent));
     // Suspends to load pages of the map. kNoSpace when it cannot be.
     Result<void> reserve_pages(Suspend& suspend, std::uint32_t pages, bool urgent);
-    // How often take_page() can be called now with enough left for the map's own pages at a freeze.
-    [[nodiscard]] std::uint32_t reserved_pages() const;
+    // How often take_page() can be called now with enough left for the map's own pages at a freeze
+    // and, unless `urgent`, the reserve.
+    [[nodiscard]] std::uint32_t reserved_pages(bool urgent) const;
+    // After an open: sets the reserve aside, as much of it as there are places for pages. Suspends.
+    Result<void> fill_reserve(Suspend& suspend);
     BlockIndex take_page() override;
     void return_page(BlockIndex block, Generation made) override;
 
@@ -123,9 +132,10 @@ class SpaceAllocator final : public PageSource {
     // The checkpoint of the last freeze() is durable: quarantined blocks are free now.
     void release();
 
-    [[nodiscard]] std::uint64_t free_blocks() const;     // can be handed out now, reserve included
+    [[nodiscard]] std::uint64_t free_blocks() const;     // can be handed out now as data
+    [[nodiscard]] std::uint64_t stash_blocks() const;    // set aside for pages, reserve included
     [[nodiscard]] std::uint64_t pending_blocks() const;  // free after the next checkpoint(s)
-    [[nodiscard]] std::uint64_t reserve_blocks() const;
+    [[nodiscard]] std::uint64_t blocks_kept_from_data() const;
     // Number of runs that wait for a checkpoint: grows without bound if none is made.
     [[nodiscard]] std::size_t pending_runs() const;
 

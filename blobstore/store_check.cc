@@ -123,7 +123,7 @@ void Checker::visit_entry(KeyView key, ValueView bytes) {
             }
             return;
         case KeyKind::kExtent: {
-            const auto extent = decode_extent(key, bytes, store_.superblock.block_count);
+            const auto extent = decode_extent(key, bytes, store_.extent_bounds());
             if (!extent) return find(named("blob", blob_) + " has an impossible extent");
             if (extent->first < last_end_) find(named("blob", blob_) + " has overlapping extents");
             if (extent->first % store_.cluster_blocks() != 0 ||

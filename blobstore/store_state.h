@@ -2,6 +2,8 @@
 
 // What a Blobstore is made of; private to the blobstore. Reactor thread.
 
+#include <absl/container/flat_hash_map.h>
+
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +11,7 @@
 #include "blobstore/blob_lock.h"
 #include "blobstore/blobstore.h"
 #include "blobstore/btree.h"
+#include "blobstore/extent_map.h"
 #include "blobstore/page_cache.h"
 #include "blobstore/page_io.h"
 #include "blobstore/space_allocator.h"
@@ -50,6 +53,9 @@ struct Blobstore::State {
     Generation generation{};  // of the changes being made
     std::uint64_t next_blob_id = 1;
     std::uint64_t blob_count = 0;
+    // Truncations whose rest could not be freed, by blob; the tree has a kTruncation record of
+    // each.
+    absl::flat_hash_map<std::uint64_t, std::uint64_t> unfinished_truncations;  // size
     bool read_only = false;
     std::optional<Error> failure;  // why the store refuses changes
     Statistics counters;
@@ -67,6 +73,11 @@ struct Blobstore::State {
         return superblock.cluster_bytes / kBlockBytes;
     }
     [[nodiscard]] std::uint64_t inline_limit() const { return superblock.inline_bytes; }
+    [[nodiscard]] ExtentBounds extent_bounds() const {
+        return {.first_block = log_end(superblock),
+                .end_block = superblock.block_count,
+                .cluster_blocks = cluster_blocks()};
+    }
 
     // Attributes (attributes.cc). ---------------------------------------------------------------
     Result<StoredAttributes> load_attributes(Suspend& suspend, BlobId blob);
@@ -81,9 +92,15 @@ struct Blobstore::State {
 
     // Transactions (commit.cc). -----------------------------------------------------------------
     Result<Sequence> commit(Suspend& suspend, Transaction::State& transaction, bool urgent);
-    // Frees what lies behind the blob's size, in bounded transactions, then the orphan record.
-    // REQUIRES that the caller holds the blob's range behind it and its mapping.
-    Result<void> finish_truncate(Suspend& suspend, BlobId blob, std::uint64_t size);
+    // Frees what lies behind the blob's size, in bounded transactions, then the kTruncation record;
+    // zeroes, if `tail`, what is mapped behind the end in its last cluster. REQUIRES that `lock`
+    // holds the blob from its last cluster on and the mapping.
+    Result<void> finish_truncate(Suspend& suspend, const Truncation& truncation, BlobLock& lock);
+    // The same, and a failure is remembered: the rest is tried again by finish_earlier_truncate().
+    void try_finish_truncate(Suspend& suspend, const Truncation& truncation, BlobLock& lock);
+    // Before a change of the blob's data: an earlier truncation of it that could not be finished is
+    // finished now, or the change is refused with the reason. REQUIRES that no range is locked.
+    Result<void> finish_earlier_truncate(Suspend& suspend, BlobId blob);
     Result<void> delete_blob(Suspend& suspend, BlobId blob);
 
     // Checkpoints (checkpoint.cc). --------------------------------------------------------------

@@ -75,7 +75,7 @@ const char* root_fault(const Superblock& s, unsigned slot) {
         return "reading the superblock: wrong log position";
     }
     const bool empty = s.tree_root.block == 0;
-    if (empty != (s.tree_height == 0) || s.tree_height > kMaxTreeHeight ||
+    if (empty != (s.tree_height == 0) || s.tree_height > kMaxRootHeight ||
         (empty && s.tree_root != PagePointer{}) || (!empty && !valid_pointer(s, s.tree_root))) {
         return "reading the superblock: wrong root of the tree";
     }

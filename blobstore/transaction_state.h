@@ -25,6 +25,16 @@ struct AttributesUpdate {
     std::optional<bool> is_inline{};
 };
 
+// What is left to do of a truncation after the transaction that made the cut: more extents to free
+// than one transaction may, and the rest of the last cluster to zero in place, when there was no
+// space for another copy of it.
+struct Truncation {
+    BlobId blob{};
+    std::uint64_t size = 0;  // bytes
+    bool tail = false;
+    std::size_t lock = 0;  // of the transaction's locks, the one that holds the range
+};
+
 struct Transaction::State {
     struct Change {
         std::string key;
@@ -38,13 +48,9 @@ struct Transaction::State {
     std::vector<Run> frees;
     std::vector<BlobLock> locks;
 
-    // A truncation that has more extents to free than one transaction may: the rest is freed in
-    // further transactions before the locks are released.
-    struct Remainder {
-        BlobId blob{};
-        std::uint64_t size = 0;
-    };
-    std::optional<Remainder> remainder;
+    // A truncation that one transaction cannot do whole: the rest follows before the locks are
+    // released.
+    std::optional<Truncation> remainder;
 
     AttributesUpdate& attributes_of(BlobId blob) {
         for (AttributesUpdate& update : attributes) {

@@ -151,15 +151,15 @@ TEST_F(SpaceAllocatorTest, CommittedSurvivesReservedDoesNot) {
 
 TEST_F(SpaceAllocatorTest, CancelledReservationIsFreeAgain) {
     make({});
-    const std::uint64_t before = space_->free_blocks();
+    const std::uint64_t before = space_->free_blocks() + space_->stash_blocks();
     {
         auto reservation = reserve(100);
         ASSERT_TRUE(reservation);
-        EXPECT_EQ(space_->free_blocks(), before - 100);
+        EXPECT_EQ(space_->free_blocks() + space_->stash_blocks(), before - 100);
         Reservation moved = std::move(*reservation);
         EXPECT_EQ(moved.run().blocks, 100u);
     }
-    EXPECT_EQ(space_->free_blocks(), before);
+    EXPECT_EQ(space_->free_blocks() + space_->stash_blocks(), before);
     verify();
 }
 
@@ -257,9 +257,9 @@ TEST_F(SpaceAllocatorTest, NoBlockLeaksOverManyCheckpoints) {
 
 TEST_F(SpaceAllocatorTest, PagesComeFromTheStash) {
     make({.blocks = 40000, .page_bytes = 16384});
-    EXPECT_EQ(space_->reserved_pages(), 0u);
+    EXPECT_EQ(space_->reserved_pages(false), 0u);
     ASSERT_TRUE(reserve_pages(20));
-    EXPECT_GE(space_->reserved_pages(), 20u);
+    EXPECT_GE(space_->reserved_pages(false), 20u);
     std::set<std::uint64_t> pages;
     for (int i = 0; i < 20; ++i) {
         const std::uint64_t block = value(space_->take_page());
@@ -294,16 +294,76 @@ TEST_F(SpaceAllocatorTest, FullDeviceKeepsTheReserveForTheUrgent) {
         taken += reservation->run().blocks;
         space_->commit(std::move(*reservation));
     }
-    EXPECT_GT(taken, 4096 - kLogEnd - 130);
-    EXPECT_GE(space_->free_blocks(), 100u);
-    EXPECT_EQ(reserve_pages(60).error().code, Errc::kNoSpace);
-    ASSERT_TRUE(reserve_pages(60, true));
-    EXPECT_GE(space_->reserved_pages(), 60u);
-    for (int i = 0; i < 60; ++i) space_->take_page();
-    EXPECT_EQ(reserve_pages(100, true).error().code, Errc::kNoSpace);
+    // Data stops first, then other metadata, and what frees space comes last.
+    EXPECT_GT(taken, 4096 - kLogEnd - 230);
+    EXPECT_GE(space_->stash_blocks(), 200u);
+    ASSERT_TRUE(reserve_pages(80));
+    for (int i = 0; i < 80; ++i) space_->take_page();
+    EXPECT_EQ(reserve_pages(80).error().code, Errc::kNoSpace);
+    ASSERT_TRUE(reserve_pages(80, true));
+    EXPECT_GE(space_->reserved_pages(true), 80u);
+    EXPECT_LT(space_->reserved_pages(false), 80u);
+    for (int i = 0; i < 80; ++i) space_->take_page();
+    EXPECT_EQ(reserve_pages(80, true).error().code, Errc::kNoSpace);
     ASSERT_TRUE(checkpoint());
     verify();
     ASSERT_TRUE(reopen());
+    verify();
+}
+
+TEST_F(SpaceAllocatorTest, ReserveIsMadeOfWholePagesHoweverBrokenUpTheRestIs) {
+    make({.page_bytes = 16384, .options = {.reserve_blocks = 100}});
+    std::vector<Run> runs;
+    for (;;) {
+        auto reservation = reserve(1);
+        if (!reservation) break;
+        runs.push_back(reservation->run());
+        space_->commit(std::move(*reservation));
+    }
+    EXPECT_GE(space_->reserved_pages(true), 100u / 4);
+    // Every third block is free: no page fits between.
+    for (std::size_t i = 0; i < runs.size(); i += 3) space_->free(runs[i]);
+    ASSERT_TRUE(checkpoint());
+    ASSERT_TRUE(checkpoint());
+    EXPECT_GT(space_->free_blocks(), 900u);
+    EXPECT_EQ(reserve_pages(500).error().code, Errc::kNoSpace);
+    ASSERT_TRUE(reserve_pages(20, true));
+    // What no page fits into is still good for data, to the last block.
+    std::uint64_t taken = 0;
+    for (;; ++taken) {
+        auto reservation = reserve(1);
+        if (!reservation) break;
+        space_->commit(std::move(*reservation));
+    }
+    EXPECT_GT(taken, 900u);
+    EXPECT_EQ(space_->free_blocks(), 0u);
+    EXPECT_GE(space_->reserved_pages(true), 20u);
+    ASSERT_TRUE(checkpoint());
+    ASSERT_TRUE(reopen());
+    ASSERT_TRUE(run([&](Suspend& s) { return space_->fill_reserve(s); }));
+    EXPECT_GE(space_->reserved_pages(true), 20u);
+    verify();
+}
+
+TEST_F(SpaceAllocatorTest, SmallDataGoesWhereNoPageFitsOnATightDevice) {
+    make({.blocks = 40000, .page_bytes = 16384});
+    std::vector<Run> runs;
+    for (std::uint64_t i = 0; i < 36000; ++i) runs.push_back(allocate(1));
+    std::uint64_t holes = 0;
+    for (std::size_t i = 100; i < 30000; i += 9, ++holes) space_->free(runs[i]);
+    ASSERT_TRUE(checkpoint());
+    const std::uint64_t places = [&] {
+        EXPECT_TRUE(reserve_pages(500));
+        return space_->reserved_pages(false);
+    }();
+    EXPECT_GE(places, 500u);
+    std::set<std::uint64_t> freed;
+    for (std::size_t i = 100; i < 30000; i += 9) freed.insert(runs[i].first());
+    std::uint64_t in_holes = 0;
+    for (std::uint64_t i = 0; i < holes; ++i) in_holes += freed.contains(allocate(1).first());
+    EXPECT_GT(in_holes, holes - 20);
+    // A whole cluster of two blocks does not go into single ones.
+    EXPECT_EQ(allocate(2).blocks, 2u);
     verify();
 }
 
@@ -647,8 +707,8 @@ class SpaceAllocatorModel : public SpaceAllocatorTest {
             case 11: {
                 const auto wanted = static_cast<std::uint32_t>(random() % 20 + 1);
                 const auto result = run([&](Suspend& s) -> Result<void> {
-                    while (space_->reserved_pages() < wanted) {
-                        TRY(space_->reserve_pages(s, wanted - space_->reserved_pages(), false));
+                    while (space_->reserved_pages(false) < wanted) {
+                        TRY(space_->reserve_pages(s, wanted, false));
                     }
                     return {};
                 });
