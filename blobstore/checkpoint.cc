@@ -21,6 +21,7 @@ std::uint64_t wall_clock_us() {
 // One command writes that many adjacent pages at most, and that many are in flight at a time.
 constexpr std::size_t kPagesPerWrite = 32;
 constexpr std::size_t kWritesInFlight = 32;
+constexpr std::uint64_t kPagesWorthACheckpoint = 16;
 
 // Pages that lie side by side on the device go out as one scattered write.
 template <class FrozenPage>
@@ -73,12 +74,18 @@ void Blobstore::State::fail_store(const Error& error) {
         device.properties().name, error.message());
 }
 
+// Something was freed. A few pages that were copied are not worth it: they come back as they went,
+// and on a full device each change would wait for a checkpoint instead of being told so.
+bool Blobstore::State::checkpoint_gives_space() const {
+    return space.pending_data_blocks() > 0 || space.pending_pages() >= kPagesWorthACheckpoint;
+}
+
 Result<SpaceAllocator::Reservation> Blobstore::State::reserve(
     Suspend& suspend, const SpaceAllocator::Request& request) {
     for (int attempt = 0;; ++attempt) {
         auto reservation = space.reserve(suspend, request);
         const bool retry = !reservation && reservation.error().code == Errc::kNoSpace &&
-                           space.pending_blocks() > 0 && attempt < 3;
+                           checkpoint_gives_space() && attempt < 2;
         if (!retry) return reservation;
         TRY(checkpoint(suspend, SuperblockState::kInUse));
     }
@@ -87,8 +94,9 @@ Result<SpaceAllocator::Reservation> Blobstore::State::reserve(
 Result<void> Blobstore::State::reserve_pages(Suspend& suspend, std::uint32_t pages, bool urgent) {
     for (int attempt = 0;; ++attempt) {
         auto reserved = space.reserve_pages(suspend, pages, urgent);
-        const bool retry = !reserved && reserved.error().code == Errc::kNoSpace &&
-                           space.pending_blocks() > 0 && attempt < 3;
+        const bool gives = urgent ? space.pending_blocks() > 0 : checkpoint_gives_space();
+        const bool retry =
+            !reserved && reserved.error().code == Errc::kNoSpace && gives && attempt < 2;
         if (!retry) return reserved;
         TRY(checkpoint(suspend, SuperblockState::kInUse));
     }

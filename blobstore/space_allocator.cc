@@ -66,7 +66,15 @@ struct SpaceAllocator::State {
     [[nodiscard]] std::uint64_t pages_kept(bool urgent) const {
         return pages_kept(urgent ? Purpose::kUrgent : Purpose::kMetadata);
     }
+    // What the stash lacks of what is kept from data; the pages that the next checkpoint gives back
+    // count as if they were there, or every copied page would stop data for a while.
+    [[nodiscard]] std::uint64_t pages_lacking() const {
+        const std::uint64_t kept = pages_kept(Purpose::kData);
+        const std::uint64_t have = stash_pages + pending_pages + quarantined_pages;
+        return kept > have && !no_place_for_pages ? kept - have : 0;
+    }
     Result<void> fill_stash(Suspend& suspend);
+    void free(const Run& run);
     void add_to_stash(std::uint64_t block, std::uint64_t pages);
     std::uint64_t take_from_stash();
     Result<void> grow_stash(Suspend& suspend, std::uint64_t pages);
@@ -106,6 +114,10 @@ struct SpaceAllocator::State {
     absl::flat_hash_map<std::uint64_t, std::vector<Run>> pending;  // by group
     std::size_t pending_runs = 0;
     std::uint64_t pending_blocks = 0;
+    // Pages among the pending and among the quarantined blocks.
+    std::uint64_t pending_pages = 0, quarantined_pages = 0;
+    // The same for data.
+    std::uint64_t pending_data = 0, quarantined_data = 0;
     std::optional<Error> damage;  // what free() was given and cannot be
 
     std::vector<Run> quarantine;
@@ -271,9 +283,7 @@ bool SpaceAllocator::State::prefers_fragments(std::uint64_t wanted) const {
 
 // What data may take of the free blocks: all but what the stash lacks, if that can be had at all.
 std::uint64_t SpaceAllocator::State::available_for_data() const {
-    const std::uint64_t kept = pages_kept(Purpose::kData);
-    const std::uint64_t lacking =
-        kept > stash_pages && !no_place_for_pages ? (kept - stash_pages) * page_blocks() : 0;
+    const std::uint64_t lacking = pages_lacking() * page_blocks();
     const std::uint64_t free = map.free_blocks();
     return round_down(free > lacking ? free - lacking : 0, options.cluster_blocks);
 }
@@ -361,17 +371,21 @@ void SpaceAllocator::State::add_pending(const Run& run) {
 }
 
 void SpaceAllocator::free(const Run& run) {
-    State& s = *state_;
+    state_->free(run);
+    state_->pending_data += run.blocks;
+}
+
+void SpaceAllocator::State::free(const Run& run) {
     if (run.blocks == 0) return;
-    if (run.first() >= s.map.block_count() || run.blocks > s.map.block_count() - run.first()) {
-        if (!s.damage) {
-            s.damage = Error{.code = Errc::kCorrupt,
-                             .address = run.first() * kBlockBytes,
-                             .what = "freeing blocks beyond the device"};
+    if (run.first() >= map.block_count() || run.blocks > map.block_count() - run.first()) {
+        if (!damage) {
+            damage = Error{.code = Errc::kCorrupt,
+                           .address = run.first() * kBlockBytes,
+                           .what = "freeing blocks beyond the device"};
         }
         return;
     }
-    s.add_pending(run);
+    add_pending(run);
 }
 
 Result<void> SpaceAllocator::replay_allocate(Suspend& suspend, const Run& run) {
@@ -507,9 +521,9 @@ void SpaceAllocator::State::shrink_stash() {
 
 // The stash has what is kept from data, or all that there are places for.
 Result<void> SpaceAllocator::State::fill_stash(Suspend& suspend) {
-    const std::uint64_t kept = pages_kept(Purpose::kData);
-    if (stash_pages >= kept || no_place_for_pages) return {};
-    const Result<void> grown = grow_stash(suspend, kept - stash_pages);
+    const std::uint64_t lacking = pages_lacking();
+    if (lacking == 0) return {};
+    const Result<void> grown = grow_stash(suspend, lacking);
     if (!grown && grown.error().code != Errc::kNoSpace) return grown;
     return {};
 }
@@ -548,7 +562,8 @@ void SpaceAllocator::return_page(BlockIndex block, Generation made) {
         s.map.unuse(run);  // to held: it is the stash's again
         s.add_to_stash(value(block), 1);
     } else {
-        free(run);
+        s.free(run);
+        ++s.pending_pages;
     }
 }
 
@@ -673,6 +688,8 @@ SpaceAllocator::Frozen SpaceAllocator::freeze(Generation next) {
     s.pending.clear();
     s.pending_runs = 0;
     s.pending_blocks = 0;
+    s.quarantined_pages = std::exchange(s.pending_pages, 0);
+    s.quarantined_data = std::exchange(s.pending_data, 0);
     s.move_dirty_pages();
 
     std::vector<MapPage*> pages = s.map.dirty_pages();
@@ -706,6 +723,8 @@ void SpaceAllocator::release() {
     if (!s.quarantine.empty()) s.no_place_for_pages = false;
     s.quarantine.clear();
     s.quarantined_blocks = 0;
+    s.quarantined_pages = 0;
+    s.quarantined_data = 0;
     s.map.sealed_pages_written();
     while (!s.frozen_buffers.empty() && s.spare_buffers.size() < kSpareBuffers) {
         s.spare_buffers.push_back(std::move(s.frozen_buffers.back()));
@@ -722,6 +741,12 @@ std::uint64_t SpaceAllocator::stash_blocks() const {
 }
 std::uint64_t SpaceAllocator::pending_blocks() const {
     return state_->pending_blocks + state_->quarantined_blocks;
+}
+std::uint64_t SpaceAllocator::pending_data_blocks() const {
+    return state_->pending_data + state_->quarantined_data;
+}
+std::uint64_t SpaceAllocator::pending_pages() const {
+    return state_->pending_pages + state_->quarantined_pages;
 }
 std::uint64_t SpaceAllocator::blocks_kept_from_data() const {
     return state_->pages_kept(State::Purpose::kData) * state_->page_blocks();

@@ -136,6 +136,9 @@ class SpaceAllocator final : public PageSource {
     [[nodiscard]] std::uint64_t stash_blocks() const;    // set aside for pages, reserve included
     [[nodiscard]] std::uint64_t pending_blocks() const;  // free after the next checkpoint(s)
     [[nodiscard]] std::uint64_t blocks_kept_from_data() const;
+    // Of these, what was data, and the pages: those that were copied and those that were given up.
+    [[nodiscard]] std::uint64_t pending_data_blocks() const;
+    [[nodiscard]] std::uint64_t pending_pages() const;
     // Number of runs that wait for a checkpoint: grows without bound if none is made.
     [[nodiscard]] std::size_t pending_runs() const;
 

@@ -89,6 +89,7 @@ struct Blobstore::State {
     Result<SpaceAllocator::Reservation> reserve(Suspend& suspend,
                                                 const SpaceAllocator::Request& request);
     Result<void> reserve_pages(Suspend& suspend, std::uint32_t pages, bool urgent);
+    [[nodiscard]] bool checkpoint_gives_space() const;
 
     // Transactions (commit.cc). -----------------------------------------------------------------
     Result<Sequence> commit(Suspend& suspend, Transaction::State& transaction, bool urgent);
