@@ -118,7 +118,8 @@ void FileMedium::open_direct() {
     const std::string self = "/proc/self/fd/" + std::to_string(descriptor_);
     direct_descriptor_ =
         ::open(self.c_str(), O_CLOEXEC | O_DIRECT | (options_.read_only ? O_RDONLY : O_RDWR));
-    if (direct_descriptor_ < 0) return;
+    direct_ = direct_descriptor_ >= 0;
+    if (!direct_) return;
     if (block_device_) {
         int sector = 512;
         if (ioctl(descriptor_, BLKSSZGET, &sector) == 0 && sector > 0) {
@@ -132,14 +133,11 @@ void FileMedium::open_direct() {
         (extended.stx_mask & STATX_DIOALIGN) != 0) {
         memory_align_ = extended.stx_dio_mem_align;
         offset_align_ = extended.stx_dio_offset_align;
-        if (offset_align_ == 0) {  // this file has no direct I/O
-            ::close(direct_descriptor_);
-            direct_descriptor_ = -1;
-        }
+        direct_ = offset_align_ != 0;  // else this file has no direct I/O
         return;
     }
 #endif
-    // Not told: a page is enough for everybody, what is not aligned so takes the page cache.
+    // Not told: a page is enough for everybody.
     memory_align_ = offset_align_ = 4096;
 }
 
@@ -169,6 +167,7 @@ Result<void> FileMedium::measure() {
     }
     std::uint32_t lba = options_.lba_bytes;
     if (lba == 0) lba = direct() && offset_align_ > 512 && offset_align_ <= 4096 ? 4096 : 512;
+    if (direct() && lba % offset_align_ != 0) direct_ = false;
     if (bytes < lba) return fail(Errc::kInvalidArgument, "opening an empty device file");
     properties_.lba_bytes = lba;
     properties_.bytes = bytes - bytes % lba;
@@ -198,18 +197,24 @@ FileMedium::~FileMedium() {
     if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-int FileMedium::descriptor_for(const MediumOperation& operation) const {
-    if (direct_descriptor_ < 0) return descriptor_;
-    const std::uint64_t at = operation.offset + operation.progress;
-    if (at % offset_align_ != 0) return descriptor_;
+// Whether direct I/O takes the operation's memory as it is.
+bool FileMedium::aligned(const MediumOperation& operation) const {
     for (unsigned i = 0; i < operation.memory_count; ++i) {
         const iovec& piece = operation.memory[i];
         if (reinterpret_cast<std::uintptr_t>(piece.iov_base) % memory_align_ != 0 ||
             piece.iov_len % offset_align_ != 0) {
-            return descriptor_;
+            return false;
         }
     }
-    return direct_descriptor_;
+    return true;
+}
+
+void FileMedium::prepare_zeroes() {
+    if (zeroes_ != nullptr) return;
+    constexpr std::size_t kAlignment = BounceMemory::kAlignment;
+    zeroes_ = std::make_unique<std::byte[]>(kZeroBytes + kAlignment);
+    const auto address = reinterpret_cast<std::uintptr_t>(zeroes_.get());
+    aligned_zeroes_ = zeroes_.get() + (kAlignment - address % kAlignment) % kAlignment;
 }
 
 void FileMedium::start(MediumOperation& operation) {
@@ -222,6 +227,13 @@ void FileMedium::start(MediumOperation& operation) {
                                                                   : kStageWrite;
     }
     ++in_flight_;
+    const bool transfer = operation.kind == MediumOperation::Kind::kRead ||
+                          operation.kind == MediumOperation::Kind::kWrite;
+    if (transfer && direct() && !aligned(operation)) {
+        std::unique_ptr<BounceMemory> bounce = BounceMemory::replace(operation);
+        if (bounce == nullptr) return finish(operation, status_for(operation, ENOMEM));
+        bounced_.emplace(&operation, std::move(bounce));
+    }
     if (!ring_ready_) {
         run_blocking(operation);
         return;
@@ -243,12 +255,12 @@ bool FileMedium::queue(MediumOperation& operation) {
     const std::uint64_t left = operation.bytes - operation.progress;
     switch (operation.kind) {
         case MediumOperation::Kind::kRead:
-            io_uring_prep_readv(entry, descriptor_for(operation), operation.memory,
-                                operation.memory_count, at);
+            io_uring_prep_readv(entry, data_descriptor(), operation.memory, operation.memory_count,
+                                at);
             break;
         case MediumOperation::Kind::kWrite:
-            io_uring_prep_writev(entry, descriptor_for(operation), operation.memory,
-                                 operation.memory_count, at);
+            io_uring_prep_writev(entry, data_descriptor(), operation.memory, operation.memory_count,
+                                 at);
             if (operation.force_unit_access) entry->rw_flags = RWF_DSYNC;
             break;
         case MediumOperation::Kind::kFlush:
@@ -259,9 +271,9 @@ bool FileMedium::queue(MediumOperation& operation) {
             if (operation.stage == kStageSync) {
                 io_uring_prep_fsync(entry, descriptor_, IORING_FSYNC_DATASYNC);
             } else if (operation.stage == kStageWrite) {
-                if (zeroes_.empty()) zeroes_.resize(kZeroBytes);
+                prepare_zeroes();
                 io_uring_prep_write(
-                    entry, descriptor_, zeroes_.data(),
+                    entry, data_descriptor(), aligned_zeroes_,
                     static_cast<unsigned>(std::min<std::uint64_t>(left, kZeroBytes)), at);
             } else {
                 const int mode =
@@ -313,6 +325,13 @@ bool FileMedium::poll() {
 
 void FileMedium::finish(MediumOperation& operation, MediumStatus status) {
     --in_flight_;
+    if (!bounced_.empty()) {
+        if (const auto bounced = bounced_.extract(&operation)) {
+            if (operation.kind == MediumOperation::Kind::kRead && status.code == 0) {
+                bounced.mapped()->copy_back();
+            }
+        }
+    }
     operation.done(operation, status);
 }
 
@@ -360,11 +379,10 @@ void FileMedium::ended(MediumOperation& operation, int result) {
     const bool zeroing =
         operation.kind == Kind::kDeallocate || operation.kind == Kind::kWriteZeroes;
     if (result < 0) {
-        // A file system that refuses the memory's or the offset's alignment after all.
-        if (transfer && result == -EINVAL && descriptor_for(operation) == direct_descriptor_ &&
-            direct_descriptor_ >= 0) {
+        // A file system that refuses direct I/O after all, and so has done none.
+        if (transfer && result == -EINVAL && direct() && !transferred_) {
             spdlog::warn("{}: no direct I/O after all, using the page cache", properties_.name);
-            offset_align_ = 1U << 31;
+            direct_ = false;
             again();
             return;
         }
@@ -392,12 +410,14 @@ void FileMedium::ended(MediumOperation& operation, int result) {
     if (zeroing && operation.stage != kStageWrite) {
         operation.progress = operation.bytes;
     } else {
+        if (direct()) result -= result % static_cast<int>(offset_align_);
         // The file ends before the device does: somebody has cut it.
-        if (result == 0) {
+        if (result <= 0) {
             finish(operation, status_for(operation, EIO));
             return;
         }
         operation.progress += static_cast<std::uint64_t>(result);
+        transferred_ = true;
         if (transfer) {
             auto done = static_cast<std::size_t>(result);
             while (done != 0 && operation.memory_count != 0) {
@@ -434,10 +454,10 @@ void FileMedium::run_blocking(MediumOperation& operation) {
         long result = 0;
         switch (operation.kind) {
             case MediumOperation::Kind::kRead:
-                result = preadv(descriptor_for(operation), operation.memory, pieces, at);
+                result = preadv(data_descriptor(), operation.memory, pieces, at);
                 break;
             case MediumOperation::Kind::kWrite:
-                result = pwritev2(descriptor_for(operation), operation.memory, pieces, at,
+                result = pwritev2(data_descriptor(), operation.memory, pieces, at,
                                   operation.force_unit_access ? RWF_DSYNC : 0);
                 break;
             case MediumOperation::Kind::kFlush:
@@ -448,8 +468,8 @@ void FileMedium::run_blocking(MediumOperation& operation) {
                 if (operation.stage == kStageSync) {
                     result = fdatasync(descriptor_);
                 } else if (operation.stage == kStageWrite) {
-                    if (zeroes_.empty()) zeroes_.resize(kZeroBytes);
-                    result = pwrite(descriptor_, zeroes_.data(),
+                    prepare_zeroes();
+                    result = pwrite(data_descriptor(), aligned_zeroes_,
                                     std::min<std::uint64_t>(left, kZeroBytes), at);
                 } else {
                     const int mode = FALLOC_FL_KEEP_SIZE |

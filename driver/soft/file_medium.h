@@ -1,20 +1,23 @@
 #pragma once
 
-// A medium in a file or a block device, by io_uring. Direct I/O where the file has it and the
-// memory is aligned for it, through the page cache otherwise. FLUSH is fdatasync, FUA a write with
-// RWF_DSYNC, deallocate punches a hole. Holds an OFD lock for as long as it lives, exclusive for
-// writing, shared for reading; block devices are opened with O_EXCL too, so that the kernel refuses
-// one that is mounted. Where io_uring is not to be had, system calls that block take its place.
+// A medium in a file or a block device, by io_uring. Direct I/O where the file has it, for every
+// transfer (memory that is not aligned for it is copied: BounceMemory), else the page cache. FLUSH
+// is fdatasync, FUA a write with RWF_DSYNC, deallocate punches a hole. Holds an OFD lock for as
+// long as it lives, exclusive for writing, shared for reading; block devices are opened with O_EXCL
+// too, so that the kernel refuses one that is mounted. Where io_uring is not to be had, system
+// calls that block take its place.
 
 #include <liburing.h>
+
+#include <absl/container/flat_hash_map.h>
 
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "driver/base/result.h"
 #include "driver/reactor/fiber.h"
+#include "driver/soft/bounce_memory.h"
 #include "driver/soft/medium.h"
 
 namespace blobfs::driver {
@@ -44,7 +47,7 @@ class FileMedium final : public Medium {
     [[nodiscard]] std::size_t in_flight() const override { return in_flight_; }
     [[nodiscard]] int wake_descriptor() const override { return ring_ready_ ? ring_.ring_fd : -1; }
 
-    [[nodiscard]] bool direct() const { return direct_descriptor_ >= 0; }
+    [[nodiscard]] bool direct() const { return direct_; }
 
   private:
     explicit FileMedium(const FileMediumOptions& options) : options_(options) {}
@@ -53,31 +56,37 @@ class FileMedium final : public Medium {
     Result<void> measure();
     void open_direct();
     void start_ring();
-    void prepare(MediumOperation& operation);
+    void prepare_zeroes();
     bool queue(MediumOperation& operation);
     void ended(MediumOperation& operation, int result);
     void finish(MediumOperation& operation, MediumStatus status);
     void run_blocking(MediumOperation& operation);
-    [[nodiscard]] int descriptor_for(const MediumOperation& operation) const;
+    // For transfers: all of them take the same.
+    [[nodiscard]] int data_descriptor() const { return direct_ ? direct_descriptor_ : descriptor_; }
+    [[nodiscard]] bool aligned(const MediumOperation& operation) const;
     [[nodiscard]] MediumStatus status_for(const MediumOperation& operation, int error);
 
     FileMediumOptions options_;
     MediumProperties properties_;
     int descriptor_ = -1;         // through the page cache; holds the lock
     int direct_descriptor_ = -1;  // O_DIRECT, or -1
+    bool direct_ = false;         // transfers take that one
     std::uint32_t memory_align_ = 512;
     std::uint32_t offset_align_ = 512;
     bool block_device_ = false;
     bool punch_hole_ = true;  // until the file system says no
     bool zero_range_ = true;
     bool warned_ = false;
+    bool transferred_ = false;  // a transfer has succeeded: direct I/O works, if it is used
     io_uring ring_{};
     bool ring_ready_ = false;
     unsigned prepared_ = 0;  // in the submission ring, not yet submitted
     std::size_t in_flight_ = 0;
     MediumOperation* backlog_head_ = nullptr;  // the submission ring was full
     MediumOperation* backlog_tail_ = nullptr;
-    std::vector<std::byte> zeroes_;
+    absl::flat_hash_map<MediumOperation*, std::unique_ptr<BounceMemory>> bounced_;
+    std::unique_ptr<std::byte[]> zeroes_;  // kZeroBytes, from the first aligned address on
+    std::byte* aligned_zeroes_ = nullptr;
 };
 
 }  // namespace blobfs::driver

@@ -1,6 +1,9 @@
 // The media that tests of every layer stand on do what they promise: faults, power cuts.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -11,6 +14,7 @@
 #include "driver/memory/environment.h"
 #include "driver/reactor/reactor.h"
 #include "driver/soft/faulty_medium.h"
+#include "driver/soft/file_medium.h"
 #include "driver/soft/memory_medium.h"
 #include "driver/soft/power_cut_medium.h"
 #include "driver/soft/sparse_image.h"
@@ -195,6 +199,80 @@ TEST(PowerCutMedium, FlushDoesNotCoverWhatEndedAfterItBegan) {
     EXPECT_EQ(value_at(medium->image(2, 0), 0, 512), 0);
     flush(*medium);
     EXPECT_EQ(value_at(medium->image(3, 0), 0, 512), 9);
+}
+
+class FileMediumTest : public testing::Test {
+  protected:
+    FileMediumTest() {
+        std::string pattern = testing::TempDir() + "blobfs-medium-XXXXXX";
+        const int descriptor = mkstemp(pattern.data());
+        EXPECT_GE(descriptor, 0);
+        if (descriptor >= 0) close(descriptor);
+        path = pattern;
+    }
+    ~FileMediumTest() override { unlink(path.c_str()); }
+    std::unique_ptr<FileMedium> open(const FileMediumOptions& options) {
+        return reactor
+            .block_on([&](Suspend& suspend) { return FileMedium::open(suspend, path, options); })
+            .value();
+    }
+    // Pages of the file that are in the page cache.
+    [[nodiscard]] std::size_t cached_pages(std::size_t bytes) const {
+        const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+        void* mapped = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
+        std::vector<unsigned char> resident(bytes / 4096);
+        EXPECT_EQ(mincore(mapped, bytes, resident.data()), 0);
+        munmap(mapped, bytes);
+        close(descriptor);
+        return static_cast<std::size_t>(
+            std::ranges::count_if(resident, [](unsigned char page) { return (page & 1) != 0; }));
+    }
+
+    std::string path;
+    Reactor reactor;
+};
+
+TEST_F(FileMediumTest, MemoryThatIsNotAlignedDoesNotLeadIntoThePageCache) {
+    constexpr std::size_t kBytes = 64 * 1024;
+    for (const bool io_uring : {true, false}) {
+        auto medium = open({.create_size = kBytes, .io_uring = io_uring});
+        if (!medium->direct()) GTEST_SKIP() << "no direct I/O in " << testing::TempDir();
+        std::vector<std::byte> buffer(kBytes + 64);
+        for (std::size_t i = 0; i < buffer.size(); ++i) buffer[i] = static_cast<std::byte>(i * 7);
+        // Two pieces, dword-aligned as PRPs may be, the first one of an odd number of sectors.
+        Operation operation;
+        iovec pieces[2] = {{.iov_base = buffer.data() + 4, .iov_len = 1020},
+                           {.iov_base = buffer.data() + 4 + 1020, .iov_len = kBytes - 1020}};
+        operation.kind = Kind::kWrite;
+        operation.bytes = kBytes;
+        operation.memory = pieces;
+        operation.memory_count = 2;
+        operation.done = Operation::on_done;
+        medium->start(operation);
+        medium->submit();
+        while (!operation.ended) medium->poll();
+        ASSERT_EQ(operation.status.code, 0);
+
+        std::vector<std::byte> back(kBytes + 64);
+        const std::span<std::byte> unaligned(back.data() + 12, kBytes);
+        ASSERT_EQ(run(*medium, Kind::kRead, 0, unaligned).code, 0);
+        EXPECT_TRUE(std::ranges::equal(unaligned, std::span(buffer).subspan(4, kBytes)));
+        // Zeroes are written, too, where the file cannot be told to have them.
+        Operation zero;
+        zero.kind = Kind::kWriteZeroes;
+        zero.offset = 4096;
+        zero.bytes = 8192;
+        zero.done = Operation::on_done;
+        medium->start(zero);
+        medium->submit();
+        while (!zero.ended) medium->poll();
+        ASSERT_EQ(zero.status.code, 0);
+        ASSERT_EQ(run(*medium, Kind::kRead, 0, unaligned).code, 0);
+        EXPECT_EQ(
+            std::count(unaligned.begin() + 4096, unaligned.begin() + 4096 + 8192, std::byte{0}),
+            8192);
+        EXPECT_EQ(cached_pages(kBytes), 0U);
+    }
 }
 
 class FaultyMediumTest : public testing::Test {
