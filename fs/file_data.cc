@@ -29,27 +29,30 @@ Result<void> check_regular(const Inode& inode) {
     return {};
 }
 
-Result<void> write_once(Suspend& suspend, Filesystem::State& state, Inode& inode,
+// Whether the mapping or the size changed.
+Result<bool> write_once(Suspend& suspend, Filesystem::State& state, Inode& inode,
                         std::uint64_t offset, ConstDmaSpan from) {
     blobstore::Transaction transaction;
     TRY(state.store->write(suspend, to_blob(inode.number), offset, from, transaction));
+    const bool changed = !transaction.empty();
     const auto committed = state.store->commit(suspend, transaction);
     inode.invalidate_space();
     TRY(committed);
-    return {};
+    return changed;
 }
 
 // As much as there is space for: all of it, or a part that is halved until it fits.
-Result<std::size_t> write_fitting(Suspend& suspend, Filesystem::State& state, Inode& inode,
-                                  std::uint64_t offset, ConstDmaSpan from) {
-    std::size_t done = 0;
+Result<Written> write_fitting(Suspend& suspend, Filesystem::State& state, Inode& inode,
+                              std::uint64_t offset, ConstDmaSpan from) {
+    Written done;
     std::size_t step = from.size();
-    while (done < from.size()) {
-        step = std::min(step, from.size() - done);
+    while (done.bytes < from.size()) {
+        step = std::min(step, from.size() - done.bytes);
         const auto written =
-            write_once(suspend, state, inode, offset + done, from.subspan(done, step));
+            write_once(suspend, state, inode, offset + done.bytes, from.subspan(done.bytes, step));
         if (written) {
-            done += step;
+            done.bytes += step;
+            done.allocated = done.allocated || (*written && inode.block.nlink != 0);
             continue;
         }
         const bool full = written.error().code == Errc::kNoSpace;
@@ -57,7 +60,7 @@ Result<std::size_t> write_fitting(Suspend& suspend, Filesystem::State& state, In
             step = static_cast<std::size_t>(blobstore::round_up(step / 2, blobstore::kBlockBytes));
             continue;
         }
-        if (full && done != 0) {
+        if (full && done.bytes != 0) {
             break;
         }
         return fail(written.error());
@@ -78,9 +81,8 @@ Result<void> drop_privileges(Suspend& suspend, Filesystem::State& state, InodeNu
     return changes.commit(suspend);
 }
 
-Result<std::size_t> write_file(Suspend& suspend, Filesystem::State& state, InodeNumber number,
-                               std::uint64_t offset, ConstDmaSpan from,
-                               const WriteOptions& options) {
+Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumber number,
+                           std::uint64_t offset, ConstDmaSpan from, const WriteOptions& options) {
     TRY(state.require_writable());
     if (options.kill_privileges && !from.empty()) {
         // Before the data: at no time, crash or not, do new content and old privileges meet.
@@ -92,9 +94,9 @@ Result<std::size_t> write_file(Suspend& suspend, Filesystem::State& state, Inode
         return fail(Errc::kTooLarge, "writing beyond the largest file", value(number));
     }
     if (from.empty()) {
-        return 0;
+        return Written{};
     }
-    TRY_ASSIGN(const std::size_t done, write_fitting(suspend, state, *inode, offset, from));
+    TRY_ASSIGN(const Written done, write_fitting(suspend, state, *inode, offset, from));
     if (!options.from_cache) {
         state.note_modification(*inode);
     }
@@ -118,9 +120,9 @@ Result<std::size_t> Filesystem::read(Suspend& suspend, InodeNumber number, std::
     return bytes;
 }
 
-Result<std::size_t> Filesystem::write(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
-                                      ConstDmaSpan from, const WriteOptions& options) {
-    TRY_ASSIGN(const std::size_t done, state_->with_space(suspend, [&] {
+Result<Written> Filesystem::write(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
+                                  ConstDmaSpan from, const WriteOptions& options) {
+    TRY_ASSIGN(const Written done, state_->with_space(suspend, [&] {
         return write_file(suspend, *state_, inode, offset, from, options);
     }));
     if (options.durable) {
@@ -260,8 +262,8 @@ Result<std::size_t> Filesystem::copy_file_range(Suspend& suspend, InodeNumber fr
             }
             break;
         }
-        done += *written;
-        if (*written < *got) {
+        done += written->bytes;
+        if (written->bytes < *got) {
             break;
         }
     }

@@ -84,6 +84,13 @@ struct WriteOptions {
     bool durable = false;          // O_SYNC, O_DSYNC: as if followed by fsync()
 };
 
+struct Written {
+    std::size_t bytes = 0;
+    // The file takes other space than before, and it has a name: attributes that were handed out
+    // before are out of date.
+    bool allocated = false;
+};
+
 struct DirectoryEntry {
     InodeNumber inode{};
     std::string_view name;        // valid during the visit only
@@ -190,9 +197,9 @@ class Filesystem {
     // Fewer bytes than asked only at the end of the file. quietly: the access time stays.
     Result<std::size_t> read(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
                              DmaSpan into, bool quietly = false);
-    // The number of bytes written: fewer than given only when the device became full on the way.
-    Result<std::size_t> write(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
-                              ConstDmaSpan from, const WriteOptions& options);
+    // Fewer bytes than given only when the device became full on the way.
+    Result<Written> write(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
+                          ConstDmaSpan from, const WriteOptions& options);
     // Data and everything needed to read it, and the names that lead to a new file, are durable
     // when it returns. datasync: times may be left out. For directories too.
     Result<void> fsync(Suspend& suspend, InodeNumber inode, bool datasync);

@@ -433,9 +433,12 @@ Result<Reply> Operations::readdir_with_attributes(Suspend& suspend, Request& req
     return list(suspend, filesystem_, request, true);
 }
 
-void Operations::note_lost_write(Request& request, const Error& error) {
+Result<void> Operations::note_lost_write(Suspend& suspend, Request& request, const Error& error) {
+    TRY_ASSIGN(const Attributes attributes, filesystem_.getattr(suspend, request.inode()));
+    if (attributes.nlink == 0) return {};  // Request::make_stale()
     if (lost_writes_.size() < kMaxLostWrites) lost_writes_[request.header().nodeid] = error;
     request.make_stale(request.inode());
+    return {};
 }
 
 // Data. -----------------------------------------------------------------------------------------
@@ -469,13 +472,15 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
     }
     // The kernel keeps the mode that it knows, and would execute the file by it.
     if ((mode & kSetIdBits) != 0) request.make_stale(request.inode());
-    const Result<std::size_t> bytes = filesystem_.write(suspend, request.inode(), in->offset,
-                                                        request.data().first(in->size), options);
-    if (!bytes) {
-        if (options.from_cache) note_lost_write(request, bytes.error());
-        return fail(bytes.error());
+    const Result<Written> written = filesystem_.write(suspend, request.inode(), in->offset,
+                                                      request.data().first(in->size), options);
+    if (!written) {
+        if (options.from_cache) TRY(note_lost_write(suspend, request, written.error()));
+        return fail(written.error());
     }
-    return written_reply(request, *bytes);
+    // The kernel would show the space that the file took before its cache was written out.
+    if (options.from_cache && written->allocated) request.make_stale(request.inode());
+    return written_reply(request, written->bytes);
 }
 
 Result<Reply> Operations::fsync(Suspend& suspend, Request& request) {

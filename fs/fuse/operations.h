@@ -66,7 +66,7 @@ class Operations final : public Service {
     // fsync(2) and close(2) will report it, but who only writes would go on forever on a full
     // device. So the kernel is made to ask for the attributes at the next write(2), and gets the
     // error instead.
-    void note_lost_write(Request& request, const Error& error);
+    Result<void> note_lost_write(driver::Suspend& suspend, Request& request, const Error& error);
 
     static constexpr std::size_t kMaxLostWrites = 4096;
     Filesystem& filesystem_;

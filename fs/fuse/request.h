@@ -66,6 +66,9 @@ class Request {
         return buffer_.subspan(kRequestOffset + bytes_ - extension_bytes, extension_bytes);
     }
     // The kernel must ask for this inode's attributes anew: it is told before it gets the answer.
+    // REQUIRES that the kernel is not about to drop the inode: telling it would wait for that, and
+    // that waits for WRITEs of ours to be answered. Whoever waits for the answer with the file open
+    // keeps the inode; writing the cache out keeps it as long as the inode has a name.
     void make_stale(InodeNumber inode) { stale_inode_ = inode; }
     [[nodiscard]] InodeNumber stale_inode() const { return stale_inode_; }
 

@@ -65,7 +65,8 @@ TEST_F(ConcurrencyTest, ParallelWritesToOneFileAllArrive) {
             std::memset(memory.data(), 'a' + i, memory.size());
             for (int part = 0; part < 6; ++part) {
                 const auto at = static_cast<std::uint64_t>(part * 16 + i) * 5000;
-                EXPECT_EQ(must(fs->write(fiber, file, at, memory.span().first(5000), {})), 5000u);
+                EXPECT_EQ(must(fs->write(fiber, file, at, memory.span().first(5000), {})).bytes,
+                          5000u);
                 if (part == 3) {
                     must(fs->fsync(fiber, file, false));
                 }

@@ -269,5 +269,23 @@ TEST_F(FullDevice, AWriteWaitsForTheSpaceOfDeletedFiles) {
     });
 }
 
+TEST_F(FileData, WritingTellsWhetherTheFileTakesOtherSpace) {
+    run([&](Suspend& suspend) {
+        const Attributes file =
+            must(fs->create(suspend, kRootUser, kRootInode, "file", 0644, true));
+        const auto allocates = [&](std::uint64_t offset) {
+            std::memset(buffer.data(), 'x', 65'536);
+            return must(fs->write(suspend, file.inode, offset, buffer.span().first(65'536), {}))
+                .allocated;
+        };
+        EXPECT_TRUE(allocates(0));
+        EXPECT_FALSE(allocates(0));
+        EXPECT_TRUE(allocates(65'536));
+        must(fs->unlink(suspend, kRootInode, "file"));
+        EXPECT_FALSE(allocates(2 * 65'536));
+        fs->forget(file.inode, 1);
+    });
+}
+
 }  // namespace
 }  // namespace blobfs::fs

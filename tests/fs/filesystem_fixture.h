@@ -136,7 +136,9 @@ class FilesystemTest : public testing::Test {
     Result<std::size_t> write(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
                               const std::string& text, const WriteOptions& options = {}) {
         std::memcpy(buffer.data(), text.data(), text.size());
-        return fs->write(suspend, inode, offset, buffer.span().first(text.size()), options);
+        TRY_ASSIGN(const Written written,
+                   fs->write(suspend, inode, offset, buffer.span().first(text.size()), options));
+        return written.bytes;
     }
     std::string read(Suspend& suspend, InodeNumber inode, std::uint64_t offset, std::size_t bytes) {
         std::memset(buffer.data(), 0xee, bytes);

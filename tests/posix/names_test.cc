@@ -242,7 +242,7 @@ TEST_F(Mknod, EveryType) {
     EXPECT_EQ(error(mknod("pipe", S_IFIFO | 0640, 0)), "ok");
     EXPECT_EQ(error(mknod("socket", S_IFSOCK | 0640, 0)), "ok");
     EXPECT_EQ(error(mknod("character", S_IFCHR | 0640, makedev(1, 3))), "ok");
-    EXPECT_EQ(error(mknod("block", S_IFBLK | 0640, makedev(0xabc, 0xfedcb))), "ok");
+    EXPECT_EQ(error(mknod("block", S_IFBLK | 0640, makedev(0x1bc, 0x3edcb))), "ok");
     EXPECT_EQ(error(mknod("folder", S_IFDIR | 0640, 0)), "EPERM");
     EXPECT_EQ(error(mknod("link", S_IFLNK | 0640, 0)), "EINVAL");
     EXPECT_EQ(status_of("regular").st_mode, S_IFREG | 0640U);
@@ -252,7 +252,7 @@ TEST_F(Mknod, EveryType) {
     EXPECT_EQ(status_of("character").st_mode, S_IFCHR | 0640U);
     EXPECT_EQ(status_of("block").st_mode, S_IFBLK | 0640U);
     EXPECT_EQ(status_of("character").st_rdev, makedev(1, 3));
-    EXPECT_EQ(status_of("block").st_rdev, makedev(0xabc, 0xfedcb));
+    EXPECT_EQ(status_of("block").st_rdev, makedev(0x1bc, 0x3edcb));
     EXPECT_EQ(status_of("pipe").st_rdev, 0U);
 }
 
