@@ -9,6 +9,8 @@ namespace blobfs::driver {
 namespace {
 
 constexpr std::uint64_t kIdleCheckUs = 1'000'000;
+// While requests are in flight and the reactor sleeps: timeouts and delayed retries.
+constexpr std::uint64_t kBusyCheckUs = 100'000;
 constexpr std::size_t kZeroBytes = 256 * 1024;
 
 }  // namespace
@@ -77,9 +79,9 @@ Result<std::unique_ptr<Device>> NvmeDevice::open(Suspend& suspend,
 }
 
 // The admin queue and CSTS are looked at once a second also when nobody uses the device: events,
-// and the news that it is gone.
+// and the news that it is gone. More often while a request is in flight that nobody polls for.
 void NvmeDevice::check_idle_controller() {
-    timer_ = reactor_.run_after(kIdleCheckUs, [this] {
+    timer_ = reactor_.run_after(controller_->busy() ? kBusyCheckUs : kIdleCheckUs, [this] {
         controller_->poll(reactor_.now_us());
         check_idle_controller();
     });
@@ -96,7 +98,11 @@ Result<void> NvmeDevice::close(Suspend& suspend) {
 
 bool NvmeDevice::poll() { return controller_->poll(reactor_.now_us()); }
 
-bool NvmeDevice::needs_polling() const { return controller_->busy(); }
+bool NvmeDevice::needs_polling() const {
+    return controller_->busy() && controller_->transport().wake_descriptor() < 0;
+}
+
+bool NvmeDevice::busy() const { return controller_->busy(); }
 
 void NvmeDevice::start(const Transfer& transfer, Ended ended, void* context) {
     nvme::IoCommand command{.force_unit_access = transfer.flags == WriteFlags::kForceUnitAccess,

@@ -49,6 +49,7 @@ class NvmeDevice final : public Device, private Poller {
     void check_idle_controller();
     bool poll() override;
     [[nodiscard]] bool needs_polling() const override;
+    [[nodiscard]] bool busy() const override;
 
     Reactor& reactor_;
     std::unique_ptr<nvme::Controller> controller_;

@@ -30,7 +30,7 @@ std::uint64_t clock_ns() {
 }  // namespace
 
 // A turn of the loop: pollers, posted functions, timers, ready fibers. After turns that found
-// nothing for spin_us the loop sleeps, unless a poller has something in flight.
+// nothing for spin_us, or busy_spin_us, the loop sleeps, unless a poller needs to be asked.
 struct Reactor::State {
     State(Reactor& reactor, const ReactorOptions& given)
         : options(given), scheduler(reactor, given.fiber_stack_bytes, given.shuffle_seed) {}
@@ -39,6 +39,7 @@ struct Reactor::State {
     bool turn();
     bool poll_pollers();
     [[nodiscard]] bool must_poll() const;
+    [[nodiscard]] bool busy() const;
     bool sleep();
 
     const ReactorOptions options;
@@ -60,13 +61,16 @@ void Reactor::State::run_until(const bool& done) {
     now_ns = clock_ns();
     std::uint64_t last_work_ns = now_ns;
     const std::uint64_t spin_ns = std::uint64_t{options.spin_us} * 1000;
+    const std::uint64_t busy_spin_ns =
+        std::uint64_t{std::max(options.spin_us, options.busy_spin_us)} * 1000;
     while (!done) {
         now_ns = clock_ns();
         if (turn()) {
             last_work_ns = now_ns;
         } else if (options.poll_always || must_poll()) {
             continue;
-        } else if (now_ns - last_work_ns < spin_ns) {
+        } else if (const std::uint64_t idle_ns = now_ns - last_work_ns;
+                   idle_ns < spin_ns || (idle_ns < busy_spin_ns && busy())) {
             rte_pause();
         } else if (sleep()) {
             // What ended the sleep is work, or announces some: spin again before the next one.
@@ -102,6 +106,11 @@ bool Reactor::State::poll_pollers() {
 bool Reactor::State::must_poll() const {
     return std::any_of(pollers.begin(), pollers.end(),
                        [](const Poller* poller) { return poller->needs_polling(); });
+}
+
+bool Reactor::State::busy() const {
+    return std::any_of(pollers.begin(), pollers.end(),
+                       [](const Poller* poller) { return poller->busy(); });
 }
 
 // Sleeps until a descriptor, another thread or a timer has something. False when a timer's time

@@ -1,9 +1,10 @@
 #pragma once
 
 // The reactor: one thread that owns a queue pair, a blobstore and a filesystem, runs fibers and
-// polls. It spins while anything is in flight and for a short while after, then sleeps in poll() on
-// the pollers' descriptors, the next timer, and an eventfd that other threads write only when the
-// reactor has announced that it sleeps. Only post() and notify() may be called from another thread.
+// polls. It spins for a short while after the last work, for longer while something is in flight
+// (and for as long as it takes where nothing else would notice its end), then sleeps in poll() on the
+// pollers' descriptors, the next timer, and an eventfd that other threads write only when the reactor
+// has announced that it sleeps. Only post() and notify() may be called from another thread.
 
 #include <absl/functional/any_invocable.h>
 
@@ -28,8 +29,10 @@ class Poller {
     virtual bool poll() = 0;
     // True while something is in flight that only poll() can notice: the reactor then spins.
     [[nodiscard]] virtual bool needs_polling() const = 0;
-    // A descriptor that becomes readable when poll() would find work, or -1. When it has one, a
-    // poller with work in flight may let the reactor sleep by answering needs_polling() with false.
+    // True while something is in flight whose end wakes the reactor, by a descriptor or through
+    // another poller: it mostly ends soon, so the reactor spins a little longer before it sleeps.
+    [[nodiscard]] virtual bool busy() const { return false; }
+    // A descriptor that becomes readable when poll() would find work, or -1.
     // poll() makes it unreadable again, or else the reactor goes on without sleeping. A poller that
     // is fed by another thread needs none: that thread calls Reactor::notify().
     [[nodiscard]] virtual int wake_descriptor() const { return -1; }
@@ -38,6 +41,9 @@ class Poller {
 struct ReactorOptions {
     bool poll_always = false;    // never sleep
     std::uint32_t spin_us = 50;  // go on polling that long after the last work
+    // The same while a poller is busy: most devices have answered by then. What takes longer, a
+    // flush of a disk, is not worth a core.
+    std::uint32_t busy_spin_us = 300;
     // With a guard page below; four times as much under AddressSanitizer.
     std::size_t fiber_stack_bytes = std::size_t{64} << 10;
     std::optional<std::uint64_t> shuffle_seed = {};  // tests: ready fibers run in random order

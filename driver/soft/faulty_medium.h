@@ -62,7 +62,8 @@ class FaultyMedium final : public Medium {
     bool poll() override;
     bool cancel(MediumOperation& operation) override;
     [[nodiscard]] std::size_t in_flight() const override;
-    [[nodiscard]] int wake_descriptor() const override { return inner_->wake_descriptor(); }
+    // What is held back or late ends without a word.
+    [[nodiscard]] int wake_descriptor() const override { return -1; }
     [[nodiscard]] bool gone() const override { return gone_ || inner_->gone(); }
 
   private:

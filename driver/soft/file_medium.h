@@ -45,7 +45,10 @@ class FileMedium final : public Medium {
     void submit() override;
     bool poll() override;
     [[nodiscard]] std::size_t in_flight() const override { return in_flight_; }
-    [[nodiscard]] int wake_descriptor() const override { return ring_ready_ ? ring_.ring_fd : -1; }
+    // While the kernel takes no submissions, only another try helps.
+    [[nodiscard]] int wake_descriptor() const override {
+        return ring_ready_ && prepared_ == 0 ? ring_.ring_fd : -1;
+    }
 
     [[nodiscard]] bool direct() const { return direct_; }
 

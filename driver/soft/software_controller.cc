@@ -195,8 +195,11 @@ void SoftwareController::finish_deferred() {
     medium_->submit();
 }
 
+bool SoftwareController::busy() const { return running_ != 0 || shutdown_flushing_; }
+
 bool SoftwareController::needs_polling() const {
-    if (running_ != 0 || deferred_ != Deferred::kNothing || shutdown_flushing_) return true;
+    if (busy() && medium_->wake_descriptor() < 0) return true;
+    if (deferred_ != Deferred::kNothing) return true;
     for (const auto& queue : submission_queues_) {
         if (queue != nullptr && *queue->bell != queue->head) return true;
     }

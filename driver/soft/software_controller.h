@@ -48,6 +48,7 @@ class SoftwareController final : public Poller {
 
     bool poll() override;
     [[nodiscard]] bool needs_polling() const override;
+    [[nodiscard]] bool busy() const override;
     [[nodiscard]] int wake_descriptor() const override { return medium_->wake_descriptor(); }
 
     [[nodiscard]] Medium& medium() { return *medium_; }
@@ -136,6 +137,7 @@ class SoftwareTransport final : public nvme::Transport {
     void write32(std::uint32_t offset, std::uint32_t value) override;
     void write64(std::uint32_t offset, std::uint64_t value) override;
     [[nodiscard]] volatile std::uint32_t* doorbell(std::uint32_t offset) override;
+    [[nodiscard]] int wake_descriptor() const override { return controller_.wake_descriptor(); }
     [[nodiscard]] const std::string& name() const override { return name_; }
     [[nodiscard]] SoftwareController& controller() { return controller_; }
 

@@ -61,9 +61,9 @@ class Channel final : public driver::Poller {
     std::function<void()> on_ready;
 
     bool poll() override;
-    // While a request is in flight, also when it waits for a timer only: its answer should not
-    // find us asleep, and the next request mostly follows at once.
-    [[nodiscard]] bool needs_polling() const override { return in_flight_.count() != 0; }
+    // What a request waits for wakes the reactor.
+    [[nodiscard]] bool needs_polling() const override { return false; }
+    [[nodiscard]] bool busy() const override { return in_flight_.count() != 0; }
     [[nodiscard]] int wake_descriptor() const override {
         return reading_ ? connection_.descriptor() : -1;
     }

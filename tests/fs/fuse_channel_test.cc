@@ -214,7 +214,7 @@ TEST_F(FuseChannel, RequestsBeyondTheBuffersWaitInTheKernel) {
     while (channel_->poll()) {
     }
     EXPECT_EQ(service_.started, 2);
-    EXPECT_TRUE(channel_->needs_polling());
+    EXPECT_TRUE(channel_->busy());
     service_.hold = false;
     reactor_.block_on([this](Suspend& suspend) {
         service_.gate.wake_all();
