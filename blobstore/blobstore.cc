@@ -215,7 +215,7 @@ Result<std::unique_ptr<Blobstore>> Blobstore::open(Suspend& suspend, Device& dev
     State& store = *state;
     TRY(store.recover(suspend));
     store.start_background(suspend.reactor());
-    if (!store.read_only) {
+    if (!store.read_only && !options.keep_orphans) {
         if (const Result<void> resumed = store.resume_orphans(suspend); !resumed) {
             store.stop_background(suspend);
             return fail(resumed.error());

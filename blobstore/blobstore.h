@@ -69,6 +69,7 @@ struct OpenOptions {
     std::size_t cache_bytes = 64u << 20;          // metadata pages in memory
     std::uint32_t commit_interval_ms = 1000;      // background commit of what nobody synced
     std::uint32_t checkpoint_interval_ms = 30000; // at most so long between checkpoints when dirty
+    bool keep_orphans = false;  // fsck: what is to be deleted or cut stays so, for a later open
     std::uint64_t shuffle_seed = 0;               // tests
 };
 

@@ -35,22 +35,35 @@ Result<void> PageIo::read(Suspend& suspend, const PagePointer& pointer, DmaSpan 
         return fail(Errc::kCorrupt, "metadata page: address out of bounds", offset);
     }
     TRY(device_.read(suspend, offset, into));
+    return verify(pointer, into);
+}
+
+Result<void> PageIo::verify(const PagePointer& pointer, ConstDmaSpan page) const {
+    TRY_ASSIGN(const PagePointer found, identify(BlockIndex{pointer.block}, page));
+    if (found != pointer) {
+        return fail(Errc::kCorrupt, "metadata page: not the version that is wanted",
+                    pointer.block * kBlockBytes);
+    }
+    return {};
+}
+
+Result<PagePointer> PageIo::identify(BlockIndex block, ConstDmaSpan page) const {
+    CHECK(page.size() == geometry_.page_bytes);
+    const std::uint64_t offset = value(block) * kBlockBytes;
     PageHeader header;
-    std::memcpy(&header, into.data(), sizeof(header));
+    std::memcpy(&header, page.data(), sizeof(header));
     if (header.magic != kPageMagic) return fail(Errc::kCorrupt, "metadata page: magic", offset);
     if (header.uuid != geometry_.uuid) {
         return fail(Errc::kCorrupt, "metadata page: of another filesystem", offset);
     }
-    if (header.checksum != checksum_of(into)) {
+    if (header.checksum != checksum_of(page)) {
         return fail(Errc::kCorrupt, "metadata page: checksum", offset);
     }
-    if (header.block != pointer.block) {
+    if (header.block != value(block)) {
         return fail(Errc::kCorrupt, "metadata page: written for another place", offset);
     }
-    if (header.generation != pointer.generation || header.checksum != pointer.checksum) {
-        return fail(Errc::kCorrupt, "metadata page: not the version that is wanted", offset);
-    }
-    return {};
+    return PagePointer{
+        .block = header.block, .generation = header.generation, .checksum = header.checksum};
 }
 
 PagePointer PageIo::seal(DmaSpan page, BlockIndex block, Generation generation) const {

@@ -32,6 +32,12 @@ class PageIo {
     // check: validate_page() for the tree. Suspends.
     Result<void> read(Suspend& suspend, const PagePointer& pointer, DmaSpan into);
 
+    // The checks of read() on bytes that are in memory already. Any bytes whatever. Does not suspend.
+    [[nodiscard]] Result<void> verify(const PagePointer& pointer, ConstDmaSpan page) const;
+    // What the page says of itself, when it is a whole page of this filesystem that was written for
+    // that place: for finding pages that nothing points to any more. kCorrupt otherwise.
+    [[nodiscard]] Result<PagePointer> identify(BlockIndex block, ConstDmaSpan page) const;
+
     // Fills magic, address, UUID, generation and checksum into the header of a page about to be
     // written, and returns the pointer to it. Does not suspend.
     PagePointer seal(DmaSpan page, BlockIndex block, Generation generation) const;

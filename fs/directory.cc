@@ -14,6 +14,18 @@ constexpr std::uint64_t kCollisions = 1u << kCollisionBits;
 constexpr unsigned kHashBits = 63 - kCollisionBits;
 constexpr std::uint64_t kMaxHash = (std::uint64_t{1} << kHashBits) - 2;
 
+std::uint64_t key_of_hash(std::uint64_t hash) {
+    hash >>= 64 - kHashBits;
+    if (hash == 0) {
+        hash = 1;  // the offsets below 2^8 are for "." and ".."
+    } else if (hash > kMaxHash) {
+        hash = kMaxHash;  // the offset after the last entry is positive too
+    }
+    return hash << kCollisionBits;
+}
+
+}  // namespace
+
 Result<EntryView> decode_entry(InodeNumber directory, std::string_view key,
                                std::string_view bytes) {
     const auto damaged = [&] {
@@ -39,8 +51,6 @@ Result<EntryView> decode_entry(InodeNumber directory, std::string_view key,
     return entry;
 }
 
-}  // namespace
-
 std::string big_endian_key(std::uint64_t number) {
     const std::uint64_t big_endian = __builtin_bswap64(number);
     std::string key(sizeof(big_endian), '\0');
@@ -49,13 +59,11 @@ std::string big_endian_key(std::uint64_t number) {
 }
 
 std::uint64_t Directory::first_key(std::string_view name) const {
-    std::uint64_t hash = (XXH3_64bits(name.data(), name.size()) & hash_mask_) >> (64 - kHashBits);
-    if (hash == 0) {
-        hash = 1;  // the offsets below 2^8 are for "." and ".."
-    } else if (hash > kMaxHash) {
-        hash = kMaxHash;  // the offset after the last entry is positive too
-    }
-    return hash << kCollisionBits;
+    return key_of_hash(XXH3_64bits(name.data(), name.size()) & hash_mask_);
+}
+
+std::uint64_t first_key_of(std::string_view name) {
+    return key_of_hash(XXH3_64bits(name.data(), name.size()));
 }
 
 Result<EntrySlot> Directory::find(Suspend& suspend, InodeNumber directory,

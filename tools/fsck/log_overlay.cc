@@ -1,0 +1,94 @@
+#include "tools/fsck/log_overlay.h"
+
+#include <algorithm>
+
+#include "blobstore/log_reader.h"
+#include "blobstore/page.h"
+
+namespace blobfs::fsck {
+
+using blobstore::LogOperation;
+using blobstore::LogOperationType;
+using blobstore::Sequence;
+using blobstore::Superblock;
+using driver::Suspend;
+
+namespace {
+
+// What recovery would refuse.
+const char* fault_of(const Superblock& superblock, const LogOperation& operation) {
+    switch (operation.type) {
+        case LogOperationType::kPut:
+            return operation.value.size() > blobstore::max_value_bytes(superblock.page_bytes)
+                       ? "a value that no page takes"
+                       : nullptr;
+        case LogOperationType::kAllocate:
+        case LogOperationType::kFree: {
+            const blobstore::Run& run = operation.run;
+            const bool inside = run.first() >= log_end(superblock) &&
+                                run.first() < superblock.block_count &&
+                                run.blocks <= superblock.block_count - run.first();
+            return inside ? nullptr : "blocks that the filesystem does not have";
+        }
+        default:
+            return nullptr;
+    }
+}
+
+void apply(const LogOperation& operation, LogOverlay& overlay) {
+    switch (operation.type) {
+        case LogOperationType::kPut:
+            overlay.keys.put(operation.key, operation.value);
+            return;
+        case LogOperationType::kErase:
+            overlay.keys.erase(operation.key);
+            return;
+        case LogOperationType::kAllocate:
+            overlay.used.add(operation.run);
+            overlay.ever_used.add(operation.run);
+            overlay.freed.remove(operation.run);
+            return;
+        case LogOperationType::kFree:
+            overlay.freed.add(operation.run);
+            overlay.used.remove(operation.run);
+            return;
+        case LogOperationType::kNextBlobId:
+            overlay.next_blob_id = std::max(overlay.next_blob_id, value(operation.next_blob_id));
+            return;
+        default:
+            return;
+    }
+}
+
+}  // namespace
+
+Result<LogOverlay> read_log(Suspend& suspend, driver::Device& device, const Superblock& superblock,
+                            Findings& findings) {
+    LogOverlay overlay;
+    const char* fault = nullptr;
+    blobstore::LogReader reader(
+        device,
+        {.uuid = superblock.uuid, .start = superblock.log_start, .blocks = superblock.log_blocks},
+        superblock.epoch);
+    const auto end =
+        reader.replay(suspend, {.block = superblock.log_position, .batch = superblock.log_batch},
+                      Sequence{superblock.transaction},
+                      [&](Suspend&, Sequence, const LogOperation& operation) -> Result<void> {
+                          fault = fault_of(superblock, operation);
+                          if (fault != nullptr) return fail(Errc::kCorrupt, fault);
+                          apply(operation, overlay);
+                          return {};
+                      });
+    if (end) {
+        overlay.batches = end->batches;
+        return overlay;
+    }
+    if (end.error().code != Errc::kCorrupt) return fail(end.error());
+    overlay.batches = 1;
+    findings.add({.problem = Problem::kLogDamaged,
+                  .text = std::string("the log is damaged: ") + end.error().message(),
+                  .block = fault == nullptr ? end.error().address / blobstore::kBlockBytes : 0});
+    return overlay;
+}
+
+}  // namespace blobfs::fsck

@@ -1,0 +1,29 @@
+#pragma once
+
+// What the log changes about the roots of a superblock, without changing anything on the device.
+// Memory: a few times the log's content. Reactor thread.
+
+#include <cstdint>
+
+#include "blobstore/superblock.h"
+#include "tools/fsck/block_bits.h"
+#include "tools/fsck/finding.h"
+#include "tools/fsck/key_overlay.h"
+
+namespace blobfs::fsck {
+
+struct LogOverlay {
+    KeyOverlay keys;
+    // Blocks that the log makes used, or free: what it says last of each.
+    BlockBits used, freed;
+    BlockBits ever_used;  // blocks that it makes used, whatever comes behind
+    std::uint64_t batches = 0;
+    std::uint64_t next_blob_id = 0;  // the highest that it tells
+};
+
+// Reads the log as recovery would; damage becomes a finding and ends it there. Errors: those of the
+// device, kNoMemory. Suspends.
+Result<LogOverlay> read_log(driver::Suspend& suspend, driver::Device& device,
+                            const blobstore::Superblock& superblock, Findings& findings);
+
+}  // namespace blobfs::fsck
