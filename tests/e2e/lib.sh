@@ -3,7 +3,7 @@
 # filesystems in it, and takes everything down again however the scenario ends: it unmounts, ends
 # only processes that it started itself, and removes $WORK. Scenarios may run side by side.
 #
-# Set by CTest (see CMakeLists.txt): BLOBFS_MKFS, BLOBFS_FUSE, BLOBFS_PROBE, BLOBFS_STORE_CHECK (the
+# Set by CTest (see CMakeLists.txt): BLOBFS_MKFS, BLOBFS_FUSE, BLOBFS_PROBE, BLOBFS_FSCK (the
 # programs under test and their helpers), BLOBFS_SOURCE, BLOBFS_BUILD, BLOBFS_SANITIZED (1 or 0).
 # BLOBFS_E2E_BACKEND=ext4 runs a scenario on a loop-mounted ext4: it shows that the scenario itself
 # is right. BLOBFS_E2E_KEEP=1 keeps $WORK.
@@ -14,7 +14,7 @@ umask 022
 export LC_ALL=C.UTF-8
 
 : "${BLOBFS_MKFS:?run this by ctest, see tests/README.md}" "${BLOBFS_FUSE:?}" "${BLOBFS_PROBE:?}"
-: "${BLOBFS_STORE_CHECK:=}" "${BLOBFS_SOURCE:?}" "${BLOBFS_BUILD:?}"
+: "${BLOBFS_FSCK:?}" "${BLOBFS_SOURCE:?}" "${BLOBFS_BUILD:?}"
 : "${BLOBFS_SANITIZED:=0}" "${BLOBFS_E2E_BACKEND:=blobfs}" "${BLOBFS_E2E_KEEP:=0}"
 
 SELF=$(realpath "$0")
@@ -127,10 +127,11 @@ no_sanitizer_reports() {
     fi
 }
 
-# The metadata hold together, page by page.
+# Everything on the image holds together.
 check_store() {
-    [[ $BLOBFS_E2E_BACKEND == blobfs && -n $BLOBFS_STORE_CHECK ]] || return 0
-    "$BLOBFS_STORE_CHECK" "$(image_of "$1")" || fail "the filesystem on $1 is not sound"
+    [[ $BLOBFS_E2E_BACKEND == blobfs ]] || return 0
+    "$BLOBFS_FSCK" -n -f "$(image_of "$1")" >"$WORK/log/$1.fsck" 2>&1 ||
+        fail "the filesystem on $1 is not sound: $(tail -n 20 "$WORK/log/$1.fsck")"
 }
 
 unmount_filesystem() {

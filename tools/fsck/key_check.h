@@ -21,9 +21,7 @@ namespace blobfs::fsck {
 class KeyCheck {
   public:
     KeyCheck(const blobstore::Superblock& superblock, Findings& findings, NameCheck& names)
-        : superblock_(superblock),
-          findings_(findings),
-          names_(names) {}
+        : superblock_(superblock), findings_(findings), names_(names) {}
 
     void entry(blobstore::KeyView key, blobstore::ValueView value);
     // Behind the last key. With `whole` false parts of the tree are missing.
