@@ -68,7 +68,7 @@ bool Connection::reply(const Request& request, const Reply& reply) const {
     return is_sent(::writev(descriptor_, parts.data(), static_cast<int>(parts.size())), request);
 }
 
-void Connection::forget_attributes(InodeNumber inode) const {
+void Connection::invalidate(InodeNumber inode, std::int64_t offset) const {
     struct {
         fuse_out_header header;
         fuse_notify_inval_inode_out out;
@@ -76,9 +76,18 @@ void Connection::forget_attributes(InodeNumber inode) const {
     message.header.len = sizeof(message);
     message.header.error = FUSE_NOTIFY_INVAL_INODE;
     message.out.ino = value(inode);
-    message.out.off = -1;  // no pages
+    message.out.off = offset;
+    message.out.len = 0;  // to the end
     // ENOENT: the kernel knows nothing of the inode, so all is well.
     [[maybe_unused]] const ssize_t written = ::write(descriptor_, &message, sizeof(message));
+}
+
+void Connection::forget_attributes(InodeNumber inode) const {
+    invalidate(inode, -1);  // no pages
+}
+
+void Connection::write_out_and_forget(InodeNumber inode, std::uint64_t offset) const {
+    invalidate(inode, static_cast<std::int64_t>(offset));
 }
 
 bool Connection::reply_error(const Request& request, int error_number) const {

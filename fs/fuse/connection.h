@@ -35,9 +35,15 @@ class Connection {
     // Makes the kernel forget the attributes of an inode; its pages stay.
     void forget_attributes(InodeNumber inode) const;
 
+    // Makes the kernel write out what its cache holds of the file from the offset on, and forget
+    // it, with the attributes. Blocks until the kernel's WRITEs are answered: not for the thread
+    // that answers them.
+    void write_out_and_forget(InodeNumber inode, std::uint64_t offset) const;
+
     [[nodiscard]] int descriptor() const { return descriptor_; }
 
   private:
+    void invalidate(InodeNumber inode, std::int64_t offset) const;
     int descriptor_;
 };
 

@@ -166,6 +166,7 @@ class Daemon {
     std::unique_ptr<driver::Reactor> reactor_;
     std::unique_ptr<driver::Device> device_;
     std::unique_ptr<Filesystem> filesystem_;
+    std::unique_ptr<CacheWriteBack> write_back_;
     std::unique_ptr<Operations> operations_;
     std::unique_ptr<KernelMount> mount_;
     std::unique_ptr<Channel> channel_;
@@ -248,7 +249,8 @@ bool Daemon::mount() {
     if (!mount_) {
         return failed("mounting " + source_.name + " on " + mountpoint_ + ": " + message);
     }
-    operations_ = std::make_unique<Operations>(*filesystem_);
+    write_back_ = std::make_unique<CacheWriteBack>(*reactor_, mount_->descriptor());
+    operations_ = std::make_unique<Operations>(*filesystem_, write_back_.get());
     if (access == Access::kOwnerAndRoot) channel_options_.owner_and_root = ::getuid();
     channel_options_.trace = options_.trace;
     Result<std::unique_ptr<Channel>> channel =
@@ -306,11 +308,12 @@ void Daemon::begin_unmount(int signal_number) {
 bool Daemon::close() {
     if (channel_) spdlog::debug("{}", channel_->describe());
     channel_.reset();
+    operations_.reset();
+    write_back_.reset();
     mount_.reset();  // nobody sees the filesystem any more while it is written to the end
     Result<void> result;
     reactor_->block_on([&](Suspend& suspend) {
         if (filesystem_) result = filesystem_->close(suspend);
-        operations_.reset();
         filesystem_.reset();
         if (device_) {
             const Result<void> closed = device_->close(suspend);

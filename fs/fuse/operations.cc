@@ -517,6 +517,13 @@ Result<Reply> Operations::seek(Suspend& suspend, Request& request) {
     if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE) {
         return fail(Errc::kInvalidArgument, "seeking");
     }
+    if (in->offset > kMaxFileBytes) {
+        return fail(Error{.code = Errc::kSystem, .sys_errno = ENXIO, .what = "seeking"});
+    }
+    // The kernel asks without writing its cache out first.
+    if (write_back_ != nullptr && !filesystem_.read_only()) {
+        write_back_->write_out(suspend, request.inode(), in->offset);
+    }
     TRY_ASSIGN(const std::uint64_t offset,
                filesystem_.seek(suspend, request.inode(), in->offset,
                                 in->whence == SEEK_DATA ? SeekFor::kData : SeekFor::kHole));

@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "fs/filesystem.h"
+#include "fs/fuse/cache_write_back.h"
 #include "fs/fuse/channel.h"
 #include "fs/fuse/request.h"
 
@@ -15,8 +16,9 @@ namespace blobfs::fs::fuse {
 
 class Operations final : public Service {
   public:
-    // The filesystem outlives this.
-    explicit Operations(Filesystem& filesystem) : filesystem_(filesystem) {}
+    // The filesystem outlives this, and so does write_back, if there is one.
+    explicit Operations(Filesystem& filesystem, CacheWriteBack* write_back = nullptr)
+        : filesystem_(filesystem), write_back_(write_back) {}
 
     Result<Reply> serve(driver::Suspend& suspend, Request& request) override;
     void forget(const Request& request) override;
@@ -70,6 +72,7 @@ class Operations final : public Service {
 
     static constexpr std::size_t kMaxLostWrites = 4096;
     Filesystem& filesystem_;
+    CacheWriteBack* write_back_;
     std::unordered_map<std::uint64_t, Error>
         lost_writes_;  // by inode, not yet reported by write(2)
 };

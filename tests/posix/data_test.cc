@@ -269,7 +269,6 @@ TEST_F(Seek, TheEndIsAHole) {
 }
 
 TEST_F(Seek, SeesWhatOnlyTheCacheHas) {
-    UNLESS_ON("blobfs", "the kernel does not write its cache out before it asks");
     const Descriptor file("file", O_CREAT | O_RDWR);
     ASSERT_EQ(error(ftruncate(*file, 1 * kMib)), "ok");
     ASSERT_EQ(write_all(file, "x", 512 * kKib), 1);
