@@ -148,11 +148,19 @@ Blobstore::State::State(Device& dev, const OpenOptions& opts, const Superblock& 
       info(info_of(sb)),
       cache(std::move(page_cache)),
       io(dev, page_geometry(sb)),
-      space(io, SpaceAllocator::Options{.cluster_blocks = sb.cluster_bytes / kBlockBytes,
-                                        .reserve_blocks = reserve_blocks(sb)}),
+      space(io,
+            SpaceAllocator::Options{
+                .cluster_blocks = sb.cluster_bytes / kBlockBytes,
+                .reserve_blocks =
+                    opts.broken_rule == OrderRule::kDeleteWhenFull ? 0 : reserve_blocks(sb),
+                .reuse_data_at_once = opts.broken_rule == OrderRule::kDurableBeforeReuse,
+                .reuse_pages_at_once = opts.broken_rule == OrderRule::kNeverInPlace}),
       tree(io, *cache, space),
       log(dev,
-          WriteAheadLog::Geometry{.uuid = sb.uuid, .start = sb.log_start, .blocks = sb.log_blocks}),
+          WriteAheadLog::Geometry{.uuid = sb.uuid, .start = sb.log_start, .blocks = sb.log_blocks},
+          WriteAheadLog::LeftOut{
+              .data_before_log = opts.broken_rule == OrderRule::kDataBeforeLog,
+              .log_before_answer = opts.broken_rule == OrderRule::kLogBeforeAnswer}),
       bounce(std::move(bounce_pool)),
       zeroes(std::move(zero_cluster)),
       read_only(opts.read_only) {}

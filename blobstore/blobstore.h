@@ -64,13 +64,23 @@ struct StoreInfo {
     bool clean = false;
 };
 
+// The rules of the order of writes, in the order of the design's section 5.
+enum class OrderRule : std::uint8_t {
+    kDataBeforeLog,       // data is durable before the log record that maps it
+    kLogBeforeAnswer,     // the record is durable before anyone is told so
+    kDurableBeforeReuse,  // what a transaction frees waits until that is durable
+    kNeverInPlace,        // what the durable root reaches is not overwritten
+    kDeleteWhenFull,      // a reserve is kept for deleting
+};
+
 struct OpenOptions {
     bool read_only = false;                       // the log is replayed in memory, nothing written
     std::size_t cache_bytes = 64u << 20;          // metadata pages in memory
     std::uint32_t commit_interval_ms = 1000;      // background commit of what nobody synced
     std::uint32_t checkpoint_interval_ms = 30000; // at most so long between checkpoints when dirty
     bool keep_orphans = false;  // fsck: what is to be deleted or cut stays so, for a later open
-    std::uint64_t shuffle_seed = 0;               // tests
+    // Tests only: a rule that is not kept, so that the crash tests can be seen to notice.
+    std::optional<OrderRule> broken_rule{};
 };
 
 struct SpaceInfo {

@@ -90,6 +90,7 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     if (bytes > log.max_record_bytes()) {
         return fail(Errc::kTooLarge, "committing a transaction larger than the log takes");
     }
+    urgent = urgent && options.broken_rule != OrderRule::kDeleteWhenFull;
     LeafChanges leaves;
     // Repeated until nothing had to be waited for: only then all that was found still holds.
     for (;;) {

@@ -371,8 +371,17 @@ void SpaceAllocator::State::add_pending(const Run& run) {
 }
 
 void SpaceAllocator::free(const Run& run) {
-    state_->free(run);
-    state_->pending_data += run.blocks;
+    State& s = *state_;
+    if (s.options.reuse_data_at_once && run.blocks != 0 &&
+        s.map.group_of(run.first()) == s.map.group_of(run.end() - 1) &&
+        s.map.resident_bitmap(s.map.group_of(run.first())) != nullptr &&
+        s.map.count_used(run) == run.blocks) {
+        s.map.unuse(run);
+        s.map.unhold(run);
+        return;
+    }
+    s.free(run);
+    s.pending_data += run.blocks;
 }
 
 void SpaceAllocator::State::free(const Run& run) {
@@ -558,7 +567,11 @@ void SpaceAllocator::return_page(BlockIndex block, Generation made) {
     State& s = *state_;
     const Run run{block, s.page_blocks()};
     // What a damaged page says about its own generation is not believed.
-    if (made == s.current && s.made_now.erase(value(block)) == 1) {
+    const bool young = made == s.current && s.made_now.erase(value(block)) == 1;
+    const bool at_once = s.options.reuse_pages_at_once &&
+                         s.map.resident_bitmap(s.map.group_of(value(block))) != nullptr &&
+                         s.map.count_used(run) == run.blocks;
+    if (young || at_once) {
         s.map.unuse(run);  // to held: it is the stash's again
         s.add_to_stash(value(block), 1);
     } else {

@@ -47,6 +47,8 @@ class SpaceAllocator final : public PageSource {
         // from data, so that metadata goes on for a while on a device that is full of data.
         std::uint64_t reserve_blocks = 0;
         std::size_t cached_map_pages = 1024;  // clean map pages kept in memory at most
+        // Tests only: what is freed may be used again at once.
+        bool reuse_data_at_once = false, reuse_pages_at_once = false;
     };
     SpaceAllocator(PageIo& io, const Options& options);
     ~SpaceAllocator() override;

@@ -48,9 +48,10 @@ struct Batch {
 // Places in the ring are counted on and on: place p is ring block p % ring. The blocks between the
 // last place that fits and the ring's end, which no batch may cross, count as used until trimmed.
 struct WriteAheadLog::State {
-    State(Device& device_in, const Geometry& geometry_in)
+    State(Device& device_in, const Geometry& geometry_in, const LeftOut& left_out_in)
         : device(device_in),
           geometry(geometry_in),
+          left_out(left_out_in),
           max_batch_blocks(std::min<std::uint64_t>(kMaxBatchBlocks, geometry.blocks / 4)) {
         CHECK(geometry.blocks >= kMinRingBlocks);
     }
@@ -89,6 +90,7 @@ struct WriteAheadLog::State {
 
     Device& device;
     const Geometry geometry;
+    const LeftOut left_out;
     const std::uint64_t max_batch_blocks;
     DmaBuffer buffer;  // of the batch in flight
 
@@ -109,8 +111,8 @@ struct WriteAheadLog::State {
     std::optional<Error> error;
 };
 
-WriteAheadLog::WriteAheadLog(Device& device, const Geometry& geometry)
-    : state_(std::make_unique<State>(device, geometry)) {}
+WriteAheadLog::WriteAheadLog(Device& device, const Geometry& geometry, const LeftOut& left_out)
+    : state_(std::make_unique<State>(device, geometry, left_out)) {}
 
 WriteAheadLog::~WriteAheadLog() { CHECK(!state_->writing && !state_->flushing); }
 
@@ -221,13 +223,17 @@ void WriteAheadLog::State::fill_buffer(const Batch& batch) {
 
 Result<void> WriteAheadLog::State::write_batch(Suspend& suspend, const Batch& batch) {
     // A mapping must not be durable before the data that it maps: the data goes first.
-    TRY(make_data_durable(suspend, batch.data_noted));
+    if (!left_out.data_before_log) {
+        TRY(make_data_durable(suspend, batch.data_noted));
+    }
     fill_buffer(batch);
     const ConstDmaSpan bytes(buffer.data(), batch_blocks(batch.payload.size()) * kBlockBytes);
     const std::uint64_t offset =
         (geometry.start + batch.place % geometry.blocks) * std::uint64_t{kBlockBytes};
     const auto& properties = device.properties();
-    if (!properties.volatile_write_cache) return device.write(suspend, offset, bytes);
+    if (!properties.volatile_write_cache || left_out.log_before_answer) {
+        return device.write(suspend, offset, bytes);
+    }
     if (bytes.size() <= properties.max_transfer_bytes) {
         return device.write(suspend, offset, bytes, WriteFlags::kForceUnitAccess);
     }

@@ -38,8 +38,15 @@ class WriteAheadLog {
         std::uint64_t start = 0;   // first block of the ring on the device
         std::uint64_t blocks = 0;  // of the ring, at least 16
     };
+    // Tests only: what is left out, so that a crash test can be seen to notice.
+    struct LeftOut {
+        bool data_before_log = false;    // data is not made durable before the batch that maps it
+        bool log_before_answer = false;  // nor the batch before it counts as durable
+    };
     // The device must outlive the log.
-    WriteAheadLog(driver::Device& device, const Geometry& geometry);
+    WriteAheadLog(driver::Device& device, const Geometry& geometry)
+        : WriteAheadLog(device, geometry, LeftOut{}) {}
+    WriteAheadLog(driver::Device& device, const Geometry& geometry, const LeftOut& left_out);
     // REQUIRES that no fiber is in a call.
     ~WriteAheadLog();
 

@@ -93,6 +93,47 @@ TEST(BlobstoreSpace, TakesSmallBlobsAgainAfterHolesWereMadeAmongThem) {
     }
 }
 
+// Fills the device with small blobs and deletes them all: how many could not be.
+std::size_t undeletable(Suspend& suspend, Blobstore& store) {
+    const driver::DmaBuffer data = filled(4096, 1);
+    std::vector<BlobId> blobs = fill(suspend, store, data.span());
+    // Metadata, too, by transactions that need as little as any.
+    for (std::uint64_t i = 0;; ++i) {
+        Transaction transaction;
+        transaction.put_record(blobs[0], std::to_string(i), std::string(100, 'r'));
+        if (!store.commit(suspend, transaction)) break;
+    }
+    std::size_t failed = 0;
+    for (const BlobId blob : blobs) {
+        Transaction transaction;
+        transaction.set_urgent();
+        transaction.add_orphan(blob);
+        const auto committed = store.commit(suspend, transaction);
+        if (!committed || !store.delete_blob(suspend, blob)) ++failed;
+        if (failed > 10) break;
+    }
+    return failed;
+}
+
+TEST(BlobstoreSpace, DeletesOnADeviceFullOfMetadataOnlyByItsReserve) {
+    for (const bool kept : {true, false}) {
+        OpenOptions options;
+        if (!kept) options.broken_rule = OrderRule::kDeleteWhenFull;
+        StoreFixture fixture("mem:24MiB", {.page_bytes = 16384}, options);
+        fixture.run([&](Suspend& suspend) {
+            const std::size_t failed = undeletable(suspend, *fixture.store);
+            if (kept) {
+                EXPECT_EQ(failed, 0u);
+                fixture.expect_sound(suspend);
+            } else {
+                EXPECT_GT(failed, 0u) << "rule 5 is kept without a reserve?";
+                fixture.store->abandon(suspend);
+                fixture.store.reset();
+            }
+        });
+    }
+}
+
 TEST(BlobstoreSpace, CutsInTheMiddleOfAClusterWithoutSpaceForAnother) {
     for (const bool clean : {true, false}) {
         StoreFixture fixture("mem:32MiB", {.cluster_bytes = 16384});
