@@ -1,0 +1,583 @@
+// Power cuts at every point of work on a filesystem, through the library: what a cut could leave is
+// opened, checked, and held against what was answered. BLOBFS_SEED chooses the workload,
+// BLOBFS_CUTS how many cuts are tried.
+//
+// Promised (design, section 7): the names, types, modes, sizes and links are those after some
+// prefix of the operations in the order in which they were answered, which holds everything before
+// the last fsync; a file shows in each sector what was written to that place of it, not older than
+// the last fsync; a file that was written once shows all of what its size says; both checks are
+// clean; a cut during the recovery changes nothing of that.
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <random>
+
+#include "driver/memory/dma_buffer.h"
+#include "driver/soft/power_cut_medium.h"
+#include "fs/filesystem.h"
+#include "tests/fs/filesystem_fixture.h"
+
+namespace blobfs::fs {
+namespace {
+
+using driver::PowerCutMedium;
+using driver::SparseImage;
+
+constexpr std::uint64_t kDeviceBytes = 24 << 20;
+constexpr std::size_t kSector = 512;
+constexpr std::size_t kFileSectors = 96;
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+    const char* text = std::getenv(name);
+    return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+// What every sector that is written holds. No two are alike.
+struct Stamp {
+    std::uint64_t file, sector, write, check;
+};
+Stamp stamp(std::uint64_t file, std::uint64_t sector, std::uint64_t write) {
+    return {file, sector, write, file * 31 + sector * 17 + write};
+}
+
+struct SectorEvent {
+    std::uint64_t write;  // 0: zeroes
+    std::size_t issued_at;
+    std::size_t operation;
+};
+
+// All of the tree as text, one line an entry.
+std::string describe(Suspend& suspend, Filesystem& fs, InodeNumber directory,
+                     const std::string& path, std::map<InodeNumber, std::uint64_t>* files) {
+    struct Entry {
+        std::string name;
+        InodeNumber inode;
+    };
+    std::vector<Entry> entries;
+    must(fs.readdir(suspend, directory, 2, false, [&](const DirectoryEntry& entry) {
+        entries.push_back({std::string(entry.name), entry.inode});
+        return true;
+    }));
+    std::ranges::sort(entries, {}, &Entry::name);
+    std::string text;
+    for (const Entry& entry : entries) {
+        const Attributes attributes = must(fs.getattr(suspend, entry.inode));
+        text += path + "/" + entry.name + " " + std::to_string(value(entry.inode)) + " " +
+                std::to_string(attributes.mode) + " " + std::to_string(attributes.nlink) + " " +
+                std::to_string(attributes.uid);
+        if (!S_ISDIR(attributes.mode)) text += " " + std::to_string(attributes.size);
+        if (S_ISLNK(attributes.mode)) text += " " + must(fs.readlink(suspend, entry.inode));
+        for (const std::string& name : must(fs.listxattr(suspend, entry.inode))) {
+            text += " " + name + "=" + must(fs.getxattr(suspend, entry.inode, name));
+        }
+        text += "\n";
+        if (S_ISREG(attributes.mode) && files != nullptr) {
+            (*files)[entry.inode] = attributes.size;
+        }
+        if (S_ISDIR(attributes.mode)) {
+            text += describe(suspend, fs, entry.inode, path + "/" + entry.name, files);
+        }
+    }
+    return text;
+}
+
+// Work on a filesystem on a power-cut medium, and what of it was promised.
+class Workload {
+  public:
+    explicit Workload(std::uint64_t seed) : random_(seed) {}
+
+    void start(Suspend& suspend, std::unique_ptr<PowerCutMedium> with, std::uint64_t free_bytes);
+    void random_step(Suspend& suspend);
+    void end(Suspend& suspend) {
+        fs->abandon(suspend);
+        fs.reset();
+        end_of_journal = medium->journal().size();
+    }
+
+    // One answered operation: remembers the state after it.
+    void answered(Suspend& suspend) {
+        ++operations;
+        after[describe(suspend, *fs, kRootInode, "", nullptr)].push_back(operations);
+        issued.push_back(medium->journal().size());
+    }
+    void synced() { syncs.push_back({medium->journal().size(), operations}); }
+
+    InodeNumber create(Suspend& suspend, InodeNumber parent, const std::string& name) {
+        const auto made = fs->create(suspend, kRootUser, parent, name, 0644, true);
+        if (!made) return {};
+        fs->forget(made->inode, 1);
+        return made->inode;
+    }
+    bool write(Suspend& suspend, InodeNumber file, std::uint64_t first, std::uint64_t sectors);
+    void truncate(Suspend& suspend, InodeNumber file, std::uint64_t sectors);
+
+    PowerCutMedium* medium = nullptr;
+    std::unique_ptr<Device> device;
+    std::unique_ptr<Filesystem> fs;
+    std::size_t operations = 0;
+    std::size_t started_at = 0, end_of_journal = 0;
+    std::map<std::string, std::vector<std::size_t>>
+        after;                        // state -> operations after which it was
+    std::vector<std::size_t> issued;  // length of the journal after each operation
+    struct Sync {
+        std::size_t journal, operations;
+    };
+    std::vector<Sync> syncs;
+    std::map<std::uint64_t, std::map<std::uint64_t, std::vector<SectorEvent>>> sectors;
+
+  private:
+    std::uint64_t below(std::uint64_t n) { return random_() % n; }
+    struct Found {
+        InodeNumber parent{};
+        std::string name;
+        InodeNumber inode{};
+        bool directory = false;
+    };
+    std::vector<Found> everything(Suspend& suspend, InodeNumber directory);
+
+    std::mt19937_64 random_;
+    std::uint64_t writes_ = 0;
+    driver::DmaBuffer buffer_;
+};
+
+void Workload::start(Suspend& suspend, std::unique_ptr<PowerCutMedium> with,
+                     std::uint64_t free_bytes) {
+    medium = with.get();
+    device = must(Device::open(suspend, std::move(with)));
+    buffer_ = must(driver::DmaBuffer::allocate(kFileSectors * kSector));
+    must(Filesystem::format(suspend, *device, {}));
+    OpenOptions options;
+    options.store.commit_interval_ms = 1;
+    options.store.checkpoint_interval_ms = 3;
+    options.write_back_ms = 1;
+    fs = must(Filesystem::open(suspend, *device, std::move(options)));
+    if (free_bytes != 0) {
+        // So little space is left that what is freed is soon used again.
+        const InodeNumber filler = create(suspend, kRootInode, "filler");
+        const std::uint64_t available = fs->store().space().available_bytes;
+        must(fs->fallocate(suspend, filler, 0, 0, available - free_bytes));
+    }
+    must(fs->sync(suspend));
+    answered(suspend);
+    synced();
+    started_at = medium->journal().size();
+}
+
+bool Workload::write(Suspend& suspend, InodeNumber file, std::uint64_t first, std::uint64_t count) {
+    const std::uint64_t write = ++writes_;
+    for (std::uint64_t i = 0; i < count; ++i) {
+        const Stamp mark = stamp(value(file), first + i, write);
+        for (std::size_t at = 0; at < kSector; at += sizeof(mark)) {
+            std::memcpy(buffer_.data() + i * kSector + at, &mark, sizeof(mark));
+        }
+        sectors[value(file)][first + i].push_back(
+            {.write = write, .issued_at = medium->journal().size(), .operation = operations + 1});
+    }
+    const auto written =
+        fs->write(suspend, file, first * kSector, buffer_.span().first(count * kSector), {});
+    EXPECT_TRUE(written || written.error().code == Errc::kNoSpace) << written.error().message();
+    return written.has_value();
+}
+
+void Workload::truncate(Suspend& suspend, InodeNumber file, std::uint64_t to) {
+    for (auto& [sector, events] : sectors[value(file)]) {
+        if (sector < to) continue;
+        events.push_back(
+            {.write = 0, .issued_at = medium->journal().size(), .operation = operations + 1});
+    }
+    SetAttributes change;
+    change.size = to * kSector;
+    const auto set = fs->setattr(suspend, kRootUser, file, change);
+    EXPECT_TRUE(set || set.error().code == Errc::kNoSpace) << set.error().message();
+}
+
+std::vector<Workload::Found> Workload::everything(Suspend& suspend, InodeNumber directory) {
+    std::vector<Found> found;
+    must(fs->readdir(suspend, directory, 2, false, [&](const DirectoryEntry& entry) {
+        if (entry.name != "filler") {
+            found.push_back(
+                {directory, std::string(entry.name), entry.inode, entry.type == S_IFDIR});
+        }
+        return true;
+    }));
+    const std::size_t here = found.size();
+    for (std::size_t i = 0; i < here; ++i) {
+        if (!found[i].directory) continue;
+        for (Found& below : everything(suspend, found[i].inode)) found.push_back(std::move(below));
+    }
+    return found;
+}
+
+// One operation: whether it succeeds or is refused is checked elsewhere (the model test).
+void Workload::random_step(Suspend& suspend) {
+    const std::vector<Found> all = everything(suspend, kRootInode);
+    std::vector<InodeNumber> directories{kRootInode};
+    std::vector<Found> files;
+    for (const Found& entry : all) {
+        if (entry.directory) directories.push_back(entry.inode);
+        if (!entry.directory && S_ISREG(must(fs->getattr(suspend, entry.inode)).mode)) {
+            files.push_back(entry);
+        }
+    }
+    const InodeNumber parent = directories[below(directories.size())];
+    const std::string name = "n" + std::to_string(below(12));
+    const std::uint64_t kind = files.empty() ? below(4) : below(24);
+    if (kind < 3) {
+        if (const InodeNumber file = create(suspend, parent, name); value(file) != 0) {
+            answered(suspend);
+            write(suspend, file, 0, 1 + below(below(2) == 0 ? 2 : 40));
+        }
+    } else if (kind == 3) {
+        if (const auto made = fs->mkdir(suspend, kRootUser, parent, name, 0755)) {
+            fs->forget(made->inode, 1);
+        }
+    } else if (kind == 4) {
+        if (const auto made = fs->symlink(suspend, kRootUser, parent, name, "to/" + name)) {
+            fs->forget(made->inode, 1);
+        }
+    } else if (kind < 10) {
+        const InodeNumber file = files[below(files.size())].inode;
+        write(suspend, file, below(kFileSectors - 40), 1 + below(below(3) == 0 ? 40 : 8));
+    } else if (kind < 12) {
+        truncate(suspend, files[below(files.size())].inode, below(kFileSectors));
+    } else if (kind < 16) {
+        const Found& from = all[below(all.size())];
+        const auto mode = below(5) == 0   ? RenameMode::kExchange
+                          : below(5) == 0 ? RenameMode::kNoReplace
+                                          : RenameMode::kReplace;
+        (void)fs->rename(suspend, from.parent, from.name, parent, name, mode);
+    } else if (kind == 16) {
+        if (const auto linked = fs->link(suspend, files[below(files.size())].inode, parent, name)) {
+            fs->forget(linked->inode, 1);
+        }
+    } else if (kind < 19) {
+        const Found& gone = all[below(all.size())];
+        (void)(gone.directory ? fs->rmdir(suspend, gone.parent, gone.name)
+                              : fs->unlink(suspend, gone.parent, gone.name));
+    } else if (kind == 19) {
+        SetAttributes change;
+        change.mode = 0600 + static_cast<std::uint32_t>(below(64));
+        (void)fs->setattr(suspend, kRootUser, all[below(all.size())].inode, change);
+    } else if (kind == 20) {
+        (void)fs->setxattr(suspend, files[below(files.size())].inode, "user.x",
+                           std::string(below(400), 'x'), XattrMode::kAny);
+    } else {
+        const InodeNumber file = files[below(files.size())].inode;
+        must(below(4) == 0 ? fs->sync(suspend) : fs->fsync(suspend, file, below(2) == 0));
+        answered(suspend);
+        synced();
+        return;
+    }
+    answered(suspend);
+}
+
+// What a cut left, opened.
+class Verdict {
+  public:
+    Verdict(const Workload& workload, std::size_t cut) : workload_(workload), cut_(cut) {}
+    void check(Suspend& suspend, Filesystem& fs);
+
+  private:
+    void check_file(Suspend& suspend, Filesystem& fs, InodeNumber inode, std::uint64_t size,
+                    std::size_t synced);
+
+    const Workload& workload_;
+    std::size_t cut_;
+};
+
+void Verdict::check_file(Suspend& suspend, Filesystem& fs, InodeNumber inode, std::uint64_t size,
+                         std::size_t synced) {
+    const auto history = workload_.sectors.find(value(inode));
+    if (history == workload_.sectors.end()) return;  // the filler
+    const driver::DmaBuffer buffer = must(driver::DmaBuffer::allocate(kFileSectors * kSector));
+    const auto got = fs.read(suspend, inode, 0, buffer.span());
+    ASSERT_TRUE(got) << got.error().message();
+    ASSERT_EQ(*got, size);
+    const std::size_t first_operation = history->second.begin()->second.front().operation;
+    const bool once = std::ranges::all_of(history->second, [&](const auto& sector) {
+        return sector.second.size() == 1 && sector.second.front().operation == first_operation;
+    });
+    for (std::uint64_t sector = 0; sector < size / kSector; ++sector) {
+        Stamp found;
+        std::memcpy(&found, buffer.data() + sector * kSector, sizeof(found));
+        const bool zero = found.file == 0 && found.check == 0;
+        ASSERT_TRUE(zero || (found.file == value(inode) && found.sector == sector))
+            << "file " << value(inode) << " sector " << sector << " shows file " << found.file
+            << " sector " << found.sector;
+        const auto events = history->second.find(sector);
+        if (events == history->second.end()) {
+            ASSERT_TRUE(zero) << "file " << value(inode) << " sector " << sector
+                              << " was never written";
+            continue;
+        }
+        // The last event before the last sync, and all that were sent after it and before the cut.
+        std::size_t from = 0;
+        bool durable = false;
+        for (std::size_t i = 0; i < events->second.size(); ++i) {
+            if (events->second[i].operation <= synced) {
+                from = i;
+                durable = true;
+            }
+        }
+        bool allowed = zero && !durable;
+        for (std::size_t i = from; i < events->second.size() && !allowed; ++i) {
+            allowed = events->second[i].write == found.write && events->second[i].issued_at <= cut_;
+        }
+        ASSERT_TRUE(allowed) << "file " << value(inode) << " sector " << sector << " shows write "
+                             << found.write;
+        // Changed once, by a write from its beginning: when its size is there, all of it is.
+        if (zero && once) {
+            ADD_FAILURE() << "file " << value(inode) << " has the size of a write, but not sector "
+                          << sector << " of it";
+        }
+    }
+}
+
+void Verdict::check(Suspend& suspend, Filesystem& fs) {
+    std::size_t synced = 0;
+    for (const Workload::Sync& sync : workload_.syncs) {
+        if (sync.journal <= cut_) synced = std::max(synced, sync.operations);
+    }
+    std::map<InodeNumber, std::uint64_t> files;
+    const std::string state = describe(suspend, fs, kRootInode, "", &files);
+    const auto found = workload_.after.find(state);
+    ASSERT_TRUE(found != workload_.after.end()) << "a state that never was:\n" << state;
+    const std::size_t last = found->second.back();
+    ASSERT_GE(last, synced) << "the state after operation " << last << ", but " << synced
+                            << " were made durable";
+    for (const auto& [inode, size] : files) {
+        ASSERT_NO_FATAL_FAILURE(check_file(suspend, fs, inode, size, synced));
+    }
+    // The checks want nobody else at work: orphans are being deleted.
+    for (int turn = 0; turn < 1000; ++turn) suspend.yield();
+    const auto findings = fs.check(suspend);
+    ASSERT_TRUE(findings) << findings.error().message();
+    for (const std::string& finding : *findings) ADD_FAILURE() << finding;
+    const auto below = fs.store().check(suspend);
+    ASSERT_TRUE(below) << below.error().message();
+    for (const std::string& finding : *below) ADD_FAILURE() << "store: " << finding;
+}
+
+void check_image(Suspend& suspend, const Workload& workload, std::size_t cut, SparseImage image,
+                 int depth, std::mt19937_64& random) {
+    auto owned = PowerCutMedium::create({.bytes = kDeviceBytes}, std::move(image));
+    PowerCutMedium* medium = owned.get();
+    auto device = must(Device::open(suspend, std::move(owned)));
+    std::size_t recovered_at = 0;
+    OpenOptions options;
+    options.store.commit_interval_ms = 0;
+    if (auto fs = Filesystem::open(suspend, *device, std::move(options))) {
+        recovered_at = medium->journal().size();
+        Verdict(workload, cut).check(suspend, **fs);
+        (*fs)->abandon(suspend);
+    } else {
+        ADD_FAILURE() << "cannot be opened: " << fs.error().message();
+    }
+    if (depth > 0 && recovered_at != 0) {
+        const std::size_t second = random() % (recovered_at + 1);
+        check_image(suspend, workload, cut, medium->image(second, random()), depth - 1, random);
+    }
+    must(device->close(suspend));
+}
+
+class FilesystemCrash : public testing::Test {
+  protected:
+    static void SetUpTestSuite() {
+        must(driver::start_environment(
+            {.memory_bytes = std::size_t{512} << 20, .hugepages = false}));
+    }
+};
+
+TEST_F(FilesystemCrash, AnyCutLeavesThePrefixThatHoldsWhatWasSynced) {
+    const std::uint64_t seed = from_environment("BLOBFS_SEED", std::random_device()());
+    const std::uint64_t cuts = from_environment("BLOBFS_CUTS", 1200);
+    std::printf("seed %lu: rerun with BLOBFS_SEED=%lu\n", seed, seed);
+    std::mt19937_64 random(seed);
+    for (std::uint64_t round = 0, done = 0; done < cuts && !HasFailure(); ++round) {
+        driver::Reactor reactor(driver::ReactorOptions{.shuffle_seed = seed + round});
+        reactor.block_on([&](Suspend& suspend) {
+            Workload workload(seed + round);
+            workload.start(suspend,
+                           PowerCutMedium::create({.bytes = kDeviceBytes,
+                                                   .shuffle_seed = round % 2 == 0 ? seed | 1 : 0}),
+                           round % 3 == 0 ? 0 : 400 * 1024);
+            for (int i = 0; i < 150; ++i) workload.random_step(suspend);
+            workload.end(suspend);
+            for (int i = 0; i < 150 && done < cuts && !HasFailure(); ++i, ++done) {
+                const std::size_t cut = workload.started_at + random() % (workload.end_of_journal -
+                                                                          workload.started_at + 1);
+                const std::uint64_t choice = random() % 4 == 0 ? random() % 2 : random();
+                SCOPED_TRACE("round " + std::to_string(round) + ", cut " + std::to_string(cut) +
+                             ", choice " + std::to_string(choice));
+                check_image(suspend, workload, cut, workload.medium->image(cut, choice),
+                            i % 4 == 0 ? 1 : 0, random);
+            }
+            must(workload.device->close(suspend));
+        });
+    }
+}
+
+// Each kind of operation alone: every cut, and every subset of what was under way where these are
+// few.
+struct Script {
+    const char* name;
+    std::function<void(Suspend&, Workload&)> prepare, act;
+};
+
+InodeNumber file_of(Suspend& suspend, Workload& workload, const std::string& name,
+                    std::uint64_t sectors) {
+    const InodeNumber file = workload.create(suspend, kRootInode, name);
+    workload.answered(suspend);
+    workload.write(suspend, file, 0, sectors);
+    workload.answered(suspend);
+    return file;
+}
+InodeNumber named(Suspend& suspend, Workload& workload, const std::string& name) {
+    const Attributes found = must(workload.fs->lookup(suspend, kRootInode, name));
+    workload.fs->forget(found.inode, 1);
+    return found.inode;
+}
+
+const std::vector<Script>& scripts() {
+    static const auto two = [](Suspend& s, Workload& w) {
+        file_of(s, w, "a", 20);
+        file_of(s, w, "b", 10);
+    };
+    static const std::vector<Script> all = {
+        {"Create", [](Suspend&, Workload&) {},
+         [](Suspend& s, Workload& w) {
+             w.create(s, kRootInode, "new");
+             w.answered(s);
+         }},
+        {"CreateAndWrite", [](Suspend&, Workload&) {},
+         [](Suspend& s, Workload& w) { file_of(s, w, "new", 20); }},
+        {"Overwrite", two,
+         [](Suspend& s, Workload& w) {
+             w.write(s, named(s, w, "a"), 4, 9);
+             w.answered(s);
+         }},
+        {"Append", two,
+         [](Suspend& s, Workload& w) {
+             w.write(s, named(s, w, "a"), 20, 17);
+             w.answered(s);
+         }},
+        {"TruncateDown", two,
+         [](Suspend& s, Workload& w) {
+             w.truncate(s, named(s, w, "a"), 5);
+             w.answered(s);
+         }},
+        {"TruncateUp", two,
+         [](Suspend& s, Workload& w) {
+             w.truncate(s, named(s, w, "a"), 60);
+             w.answered(s);
+         }},
+        {"RenameOver", two,
+         [](Suspend& s, Workload& w) {
+             must(w.fs->rename(s, kRootInode, "a", kRootInode, "b", RenameMode::kReplace));
+             w.answered(s);
+         }},
+        {"Exchange", two,
+         [](Suspend& s, Workload& w) {
+             must(w.fs->rename(s, kRootInode, "a", kRootInode, "b", RenameMode::kExchange));
+             w.answered(s);
+         }},
+        {"ReplaceBySavePattern", two,
+         [](Suspend& s, Workload& w) {
+             file_of(s, w, "a.new", 30);
+             must(w.fs->rename(s, kRootInode, "a.new", kRootInode, "a", RenameMode::kReplace));
+             w.answered(s);
+         }},
+        {"Link", two,
+         [](Suspend& s, Workload& w) {
+             w.fs->forget(must(w.fs->link(s, named(s, w, "a"), kRootInode, "c")).inode, 1);
+             w.answered(s);
+         }},
+        {"Unlink", two,
+         [](Suspend& s, Workload& w) {
+             must(w.fs->unlink(s, kRootInode, "a"));
+             w.answered(s);
+             file_of(s, w, "c", 20);
+         }},
+        {"MakeAndRemoveDirectory", [](Suspend&, Workload&) {},
+         [](Suspend& s, Workload& w) {
+             w.fs->forget(must(w.fs->mkdir(s, kRootUser, kRootInode, "d", 0755)).inode, 1);
+             w.answered(s);
+             must(w.fs->rmdir(s, kRootInode, "d"));
+             w.answered(s);
+         }},
+        {"SetXattr", two,
+         [](Suspend& s, Workload& w) {
+             must(w.fs->setxattr(s, named(s, w, "a"), "user.x", std::string(3000, 'x'),
+                                 XattrMode::kAny));
+             w.answered(s);
+         }},
+    };
+    return all;
+}
+
+class FilesystemCrashScript : public testing::TestWithParam<std::size_t> {
+  protected:
+    static void SetUpTestSuite() {
+        must(driver::start_environment(
+            {.memory_bytes = std::size_t{512} << 20, .hugepages = false}));
+    }
+};
+
+TEST_P(FilesystemCrashScript, HoldsAtEveryCut) {
+    const Script& script = scripts()[GetParam()];
+    std::mt19937_64 random(1);
+    driver::Reactor reactor;
+    reactor.block_on([&](Suspend& suspend) {
+        Workload workload(1);
+        workload.start(suspend, PowerCutMedium::create({.bytes = kDeviceBytes}), 0);
+        script.prepare(suspend, workload);
+        must(workload.fs->sync(suspend));
+        workload.synced();
+        const std::size_t from = workload.medium->journal().size();
+        script.act(suspend, workload);
+        must(workload.fs->sync(suspend));
+        workload.synced();
+        workload.end(suspend);
+        std::size_t images = 0;
+        for (std::size_t cut = from; cut <= workload.end_of_journal && !HasFailure(); ++cut) {
+            const std::vector<std::size_t> undecided = workload.medium->undecided(cut);
+            constexpr std::size_t kAllSubsetsOf = 5;
+            if (undecided.size() <= kAllSubsetsOf) {
+                for (std::size_t subset = 0; subset < std::size_t{1} << undecided.size();
+                     ++subset) {
+                    std::vector<std::size_t> survivors;
+                    for (std::size_t i = 0; i < undecided.size(); ++i) {
+                        if ((subset >> i & 1) != 0) survivors.push_back(undecided[i]);
+                    }
+                    SCOPED_TRACE("cut " + std::to_string(cut) + ", subset " +
+                                 std::to_string(subset));
+                    check_image(suspend, workload, cut, workload.medium->image_with(cut, survivors),
+                                0, random);
+                    ++images;
+                }
+            }
+            for (std::uint64_t choice = 0; choice < 6; ++choice) {
+                SCOPED_TRACE("cut " + std::to_string(cut) + ", choice " + std::to_string(choice));
+                check_image(suspend, workload, cut, workload.medium->image(cut, choice), 1, random);
+                ++images;
+            }
+        }
+        EXPECT_GT(images, 10u);
+        must(workload.device->close(suspend));
+    });
+}
+
+std::string script_name(const testing::TestParamInfo<std::size_t>& script) {
+    return scripts()[script.param].name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Operation, FilesystemCrashScript,
+                         testing::Range(std::size_t{0}, scripts().size()), script_name);
+
+}  // namespace
+}  // namespace blobfs::fs
