@@ -32,6 +32,7 @@ SLOW=1
 [[ $BLOBFS_SANITIZED == 1 ]] && SLOW=5
 
 declare -A DAEMON=()   # name of a filesystem -> process id of its daemon
+declare -A KILLED=()   # name of a filesystem whose daemon was killed -> how often to try to mount it
 declare -a CHILDREN=() # other processes that the scenario started with `background`
 MOUNT_OPTIONS=()       # further arguments for the daemon
 
@@ -100,12 +101,20 @@ mount_filesystem() {
         DAEMON[$name]=0
         return
     fi
-    "$BLOBFS_FUSE" -f "${MOUNT_OPTIONS[@]}" "$(image_of "$name")" "$(mount_of "$name")" \
-        >>"$log" 2>&1 </dev/null &
-    DAEMON[$name]=$!
-    wait_until $((20 * SLOW)) mounted_or_dead "$(mount_of "$name")" "${DAEMON[$name]}" ||
-        fail "$name was not mounted in time: $(tail -n 5 "$log")"
-    mountpoint -q "$(mount_of "$name")" || fail "mounting $name failed: $(tail -n 5 "$log")"
+    # The kernel may still be ending the requests of a daemon that was killed: on a busy machine for
+    # longer than the new one waits.
+    local tries=${KILLED[$name]:-1}
+    unset "KILLED[$name]"
+    while true; do
+        "$BLOBFS_FUSE" -f "${MOUNT_OPTIONS[@]}" "$(image_of "$name")" "$(mount_of "$name")" \
+            >>"$log" 2>&1 </dev/null &
+        DAEMON[$name]=$!
+        wait_until $((20 * SLOW)) mounted_or_dead "$(mount_of "$name")" "${DAEMON[$name]}" ||
+            fail "$name was not mounted in time: $(tail -n 5 "$log")"
+        mountpoint -q "$(mount_of "$name")" && break
+        ((--tries > 0)) && tail -n 2 "$log" | grep -q 'another process uses it' ||
+            fail "mounting $name failed: $(tail -n 5 "$log")"
+    done
 }
 
 # daemon_ended NAME: the daemon of NAME ends by itself now, and well.
@@ -152,6 +161,7 @@ kill_daemon() {
     kill -KILL "$pid"
     wait "$pid" 2>/dev/null || true
     unset "DAEMON[$name]"
+    KILLED[$name]=5
     umount -l "$(mount_of "$name")"
 }
 
