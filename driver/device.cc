@@ -46,10 +46,29 @@ Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, const std::string
 
 Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, std::unique_ptr<Medium> medium,
                                              const DeviceOptions& options) {
-    auto transport = std::make_unique<SoftwareTransport>(suspend.reactor(), std::move(medium));
+    SoftwareControllerOptions software;
+    if (options.io_queues > 1) {
+        software.max_io_queues = options.io_queues;
+        // Each doorbell in a cache line of its own: they are written by different threads.
+        software.doorbell_stride_exponent = 4;
+    }
+    auto transport =
+        std::make_unique<SoftwareTransport>(suspend.reactor(), std::move(medium), software);
     nvme::ControllerOptions controller;
     controller.io_timeout_ms = kSoftwareTimeoutMs;
     return NvmeDevice::open(suspend, std::move(transport), options, controller);
+}
+
+Result<std::unique_ptr<Device>> Device::join(Suspend&) {
+    return fail(Errc::kNotSupported, "sharing a device with another thread");
+}
+
+Result<bool> Device::compare(Suspend&, std::uint64_t offset, ConstDmaSpan) {
+    return fail(Errc::kNotSupported, "comparing with the device", offset);
+}
+
+Result<void> Device::verify(Suspend&, std::uint64_t offset, std::uint64_t) {
+    return fail(Errc::kNotSupported, "verifying the device", offset);
 }
 
 Device::Batch::~Batch() { CHECK(in_flight_ == 0); }

@@ -3,7 +3,8 @@
 // The one public face of the driver for the layers above: an opened DEVICE argument, that is an
 // NVMe namespace reached through its controller and one I/O queue pair on one reactor. What is
 // behind it (an SSD, a file, memory) shows only in its properties. All calls are made on the
-// reactor's thread, those with Suspend& from a fiber; any number of fibers at once.
+// reactor's thread, those with Suspend& from a fiber; any number of fibers at once. Another thread
+// joins with a queue pair of its own.
 
 #include <cstdint>
 #include <memory>
@@ -22,7 +23,8 @@ class Medium;  // driver/soft/medium.h
 
 struct DeviceOptions {
     bool read_only = false;  // the medium is opened for reading, writes fail with kReadOnly
-    std::uint32_t queue_depth = 256;  // of the I/O queue pair, bounded by the controller's limit
+    std::uint32_t queue_depth = 256;  // of each I/O queue pair, bounded by the controller's limit
+    std::uint16_t io_queues = 1;      // this one and those that join() may take; may become fewer
     std::uint32_t namespace_id = 1;
     std::uint64_t create_size = 0;  // file: make it, or grow it, to this size in bytes; 0: do not
     std::uint32_t lock_wait_ms = 3000;  // a file in use: how long to wait for its lock
@@ -40,7 +42,9 @@ struct DeviceProperties {
     bool volatile_write_cache = false;     // flush() is needed for durability
     bool deallocate = false;               // deallocate() gives space back
     bool write_zeroes = false;
+    bool compare = false, verify = false;  // the controller has these commands
     bool read_only = false;
+    std::uint32_t io_queues = 1;  // that there are, this one included
 };
 
 enum class WriteFlags : std::uint8_t { kNone = 0, kForceUnitAccess = 1 };
@@ -54,6 +58,13 @@ class Device {
     static Result<std::unique_ptr<Device>> open(Suspend& suspend, std::unique_ptr<Medium> medium,
                                                 const DeviceOptions& options = {});
     virtual ~Device() = default;
+
+    // The same device for another thread: a fiber of that thread's reactor calls it, and the device
+    // that it gets, on a queue pair of its own, belongs to that thread; it is closed there. The
+    // device that was opened first is the last to be closed, and its reactor runs until then.
+    // kBusy when all queue pairs are taken (DeviceOptions::io_queues), kDeviceGone, kNotSupported.
+    // What is not data (namespaces, errors, resets) stays with the first. Suspends.
+    virtual Result<std::unique_ptr<Device>> join(Suspend& suspend);
 
     // Ends I/O in order: waits for what is in flight, shuts the controller down (CC.SHN), lets go
     // of the lock. Called once, before destruction.
@@ -73,6 +84,12 @@ class Device {
     // The range reads as zeroes afterwards / may read as anything and gives its space back.
     virtual Result<void> write_zeroes(Suspend&, std::uint64_t offset, std::uint64_t bytes) = 0;
     virtual Result<void> deallocate(Suspend&, std::uint64_t offset, std::uint64_t bytes) = 0;
+
+    // True when the device holds exactly that. kNotSupported without properties().compare.
+    virtual Result<bool> compare(Suspend&, std::uint64_t offset, ConstDmaSpan with);
+    // The device reads the range, and gives an error where it cannot; nothing is transferred.
+    // kNotSupported without properties().verify.
+    virtual Result<void> verify(Suspend&, std::uint64_t offset, std::uint64_t bytes);
 
     // Starting several transfers from one fiber and waiting for all: the first error, if any.
     // The object must stay until wait() returned; memory likewise. May be reused after wait().
@@ -104,7 +121,15 @@ class Device {
     [[nodiscard]] virtual Statistics statistics() const = 0;
 
   protected:
-    enum class Operation : std::uint8_t { kRead, kWrite, kFlush, kWriteZeroes, kDeallocate };
+    enum class Operation : std::uint8_t {
+        kRead,
+        kWrite,
+        kFlush,
+        kWriteZeroes,
+        kDeallocate,
+        kCompare,
+        kVerify
+    };
     struct Transfer {
         Operation operation = Operation::kRead;
         WriteFlags flags = WriteFlags::kNone;

@@ -19,7 +19,7 @@ inline constexpr std::uint32_t kAllNamespaces = 0xffffffffU;
 // Submission queue entry (figure 105 of 1.4).
 struct SubmissionEntry {
     std::uint8_t opcode;
-    std::uint8_t flags;  // FUSE bits 1:0, PSDT bits 7:6 (0: PRPs)
+    std::uint8_t flags;  // FUSE bits 1:0, PSDT bits 7:6 (0: PRPs, 1: SGL)
     std::uint16_t command_id;
     std::uint32_t namespace_id;
     std::uint32_t dword2;
@@ -83,6 +83,7 @@ enum class AdminOpcode : std::uint8_t {
     kSetFeatures = 0x09,
     kGetFeatures = 0x0a,
     kAsynchronousEventRequest = 0x0c,
+    kDoorbellBufferConfig = 0x7c,
 };
 
 // NVM command set opcodes (figure 346 of 1.4).
@@ -126,6 +127,8 @@ enum class Feature : std::uint8_t {
 
 // Asynchronous events, completion dword 0 (figure 147 of 1.4).
 enum class AsynchronousEventType : std::uint8_t { kError = 0, kHealth = 1, kNotice = 2 };
+inline constexpr std::uint32_t kNoticeNamespaceChanged = 0;  // figure 150
+inline constexpr std::uint32_t kNoticeFirmwareActivation = 1;
 inline constexpr std::uint32_t kEventHealthWarnings = 0x1f;       // critical warnings, all
 inline constexpr std::uint32_t kEventNamespaceChanged = 1U << 8;  // configuration, dword 11
 inline constexpr std::uint32_t kEventFirmwareActivation = 1U << 9;
@@ -142,6 +145,10 @@ enum class Status : std::uint16_t {
     kAbortedQueueDeleted = 0x008,
     kInvalidNamespace = 0x00b,
     kCommandSequenceError = 0x00c,
+    kInvalidSglDescriptor = 0x00d,
+    kInvalidSglCount = 0x00e,
+    kInvalidSglLength = 0x00f,
+    kInvalidSglType = 0x011,
     kInvalidPrpOffset = 0x013,
     kNamespaceWriteProtected = 0x020,
     kLbaOutOfRange = 0x080,

@@ -88,6 +88,12 @@ inline constexpr std::uint16_t kOncsDatasetManagement = 1U << 2;
 inline constexpr std::uint16_t kOncsWriteZeroes = 1U << 3;
 inline constexpr std::uint16_t kOncsVerify = 1U << 7;
 
+// OACS bits.
+inline constexpr std::uint16_t kOacsDoorbellBuffer = 1U << 8;
+
+// SGLS bits 1:0: 1 or 2 when the NVM command set takes SGLs, 2 with dword alignment.
+inline constexpr std::uint32_t kSglsSupported = 3;
+
 // LBA format (figure 246 of 1.4).
 struct LbaFormat {
     std::uint16_t metadata_bytes;

@@ -35,6 +35,11 @@ static_assert(offsetof(ErrorLogEntry, lba) == 16);
 static_assert(offsetof(ErrorLogEntry, command_specific) == 32);
 
 // SMART / Health Information (figure 194 of 1.4). 128-bit counters are two words, low first.
+inline constexpr std::uint8_t kWarningSpare = 1U << 0;  // critical_warning
+inline constexpr std::uint8_t kWarningTemperature = 1U << 1;
+inline constexpr std::uint8_t kWarningUnreliable = 1U << 2;
+inline constexpr std::uint8_t kWarningReadOnly = 1U << 3;
+inline constexpr std::uint8_t kWarningBackup = 1U << 4;
 struct HealthLog {
     std::uint8_t critical_warning;
     std::uint8_t temperature[2];  // kelvin, little-endian, at an odd offset

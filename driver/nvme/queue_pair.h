@@ -1,6 +1,7 @@
 #pragma once
 
-// A submission and a completion queue in DMA memory, used together from the reactor's thread only.
+// A submission and a completion queue in DMA memory, used together, from one thread: the reactor's
+// that has the controller, or the one that the queue pair was lent to.
 // Requests come from a pool that is larger than the hardware queue; what does not fit waits in a
 // software queue. Each command in the hardware queue has a tracker, found by its command id; the
 // tracker owns a DMA page for a PRP list or a dataset range. No allocation per I/O: the pool grows
@@ -24,37 +25,13 @@
 
 #include "driver/base/result.h"
 #include "driver/memory/dma_buffer.h"
-#include "driver/memory/dma_segment.h"
-#include "driver/nvme/prp_list.h"
+#include "driver/nvme/doorbell.h"
+#include "driver/nvme/io_command.h"
+#include "driver/nvme/request_pool.h"
 #include "driver/nvme/spec.h"
 #include "driver/nvme/transport.h"
 
 namespace blobfs::driver::nvme {
-
-// The end of a request: null and the completion's dword 0, or what went wrong. Called from poll(),
-// or from submit() when the request cannot even be started. May submit further requests.
-using Callback = void (*)(void* context, const Error* error, std::uint32_t dword0);
-
-// A namespace as the queue pair needs to know it.
-struct Namespace {
-    std::uint32_t id = 1;
-    std::uint32_t lba_shift = 9;
-    std::uint64_t blocks = 0;
-    std::uint64_t boundary_bytes = 0;  // NOIOB, 0: none
-    bool write_protected = false;
-    bool write_zeroes_deallocates = false;  // DLFEAT bit 3
-};
-
-// One request on a namespace; offset and bytes are multiples of the LBA size. Read, write and
-// compare have memory, whose segments are copied; the memory itself stays the caller's until the
-// callback.
-struct IoCommand {
-    Opcode opcode = Opcode::kRead;
-    bool force_unit_access = false;
-    std::uint64_t offset = 0;
-    std::uint64_t bytes = 0;
-    std::span<const DmaSegment> memory = {};
-};
 
 class QueuePair;
 
@@ -78,6 +55,7 @@ struct QueuePairOptions {
     std::uint64_t abort_grace_us = 5'000'000;
     std::uint32_t max_retries = 4;
     std::uint32_t retry_delay_100ms[3] = {0, 0, 0};  // Identify's CRDT1..3
+    bool sgl = false;  // the controller takes SGLs: used where they say more with less than PRPs
 };
 
 class QueuePair {
@@ -116,6 +94,17 @@ class QueuePair {
     [[nodiscard]] std::uint64_t completion_address() const;
     void set_max_transfer(std::uint64_t bytes) { options_.max_transfer_bytes = bytes; }
     void set_retry_delays(const std::uint16_t (&delays)[3]);
+    // The words of this queue's doorbells in the shadow and event index pages; null: none. Only
+    // while the controller is disabled or does not know of the queue.
+    struct ShadowWords {
+        volatile std::uint32_t* submission = nullptr;
+        volatile std::uint32_t* completion = nullptr;
+        const volatile std::uint32_t* submission_event = nullptr;
+        const volatile std::uint32_t* completion_event = nullptr;
+    };
+    void set_shadow(const ShadowWords& words);
+    // The queue pair is used from another thread than the transport.
+    void set_remote(bool remote) { remote_ = remote; }
 
     // Controller reset: nothing goes to the hardware until thaw().
     void freeze() { frozen_ = true; }
@@ -132,28 +121,19 @@ class QueuePair {
     struct Statistics {
         std::uint64_t commands = 0, completions = 0, doorbells = 0, retries = 0, timeouts = 0,
                       protocol_errors = 0;
-        std::uint64_t splits = 0, queued = 0;
+        std::uint64_t splits = 0, queued = 0, sgls = 0;
+        std::uint64_t unwritten_doorbells = 0;  // that the shadow made unnecessary
     };
     [[nodiscard]] const Statistics& statistics() const { return statistics_; }
 
   private:
-    struct Request;
     struct Tracker;
-    struct RequestList {
-        Request* head = nullptr;
-        Request* tail = nullptr;
-        void push_back(Request* request);
-        void push_front(Request* request);
-        Request* pop_front();
-    };
 
     QueuePair(Transport& transport, QueueSupervisor& supervisor, const QueuePairOptions& options);
     Result<void> allocate();
-    void grow_pool();
-    Request* take_request();
-    void give_back(Request* request);
     void start(Request* request);
     void issue(Request* request);
+    void name_memory(Request* request, Tracker& tracker);
     void issue_queued();
     bool reap();
     void complete(const CompletionEntry& entry);
@@ -172,8 +152,8 @@ class QueuePair {
     DmaBuffer submission_memory_, completion_memory_, list_memory_;
     SubmissionEntry* submission_ = nullptr;
     volatile CompletionEntry* completion_ = nullptr;
-    volatile std::uint32_t* submission_bell_ = nullptr;
-    volatile std::uint32_t* completion_bell_ = nullptr;
+    Doorbell submission_bell_, completion_bell_;
+    bool remote_ = false;
     std::uint32_t tail_ = 0;        // next submission slot
     std::uint32_t rung_tail_ = 0;   // the tail that the controller knows
     std::uint32_t head_ = 0;        // next completion slot
@@ -184,8 +164,7 @@ class QueuePair {
     std::uint32_t slot_bits_ = 0;
     std::size_t active_ = 0;
 
-    std::vector<std::unique_ptr<Request[]>> slabs_;
-    Request* free_requests_ = nullptr;
+    RequestPool pool_;
     RequestList queued_;
     std::vector<Request*> delayed_;  // waiting for a retry delay to pass
     std::size_t in_flight_ = 0;

@@ -52,6 +52,14 @@ std::string_view status_name(std::uint16_t code) {
             return "Invalid Namespace or Format";
         case Status::kCommandSequenceError:
             return "Command Sequence Error";
+        case Status::kInvalidSglDescriptor:
+            return "Invalid SGL Segment Descriptor";
+        case Status::kInvalidSglCount:
+            return "Invalid Number of SGL Descriptors";
+        case Status::kInvalidSglLength:
+            return "Data SGL Length Invalid";
+        case Status::kInvalidSglType:
+            return "SGL Descriptor Type Invalid";
         case Status::kInvalidPrpOffset:
             return "PRP Offset Invalid";
         case Status::kNamespaceWriteProtected:

@@ -2,7 +2,7 @@
 
 // How a controller is reached: its registers, its doorbells, and the addresses by which it sees
 // host memory. The host driver knows nothing else about what is behind. Used from the reactor's
-// thread.
+// thread, but for dma_address(), which any thread may call, and rung_from_elsewhere().
 
 #include <cstddef>
 #include <cstdint>
@@ -31,6 +31,13 @@ class Transport {
     [[nodiscard]] std::uint64_t dma_address(const void* memory) const {
         return identity_ ? reinterpret_cast<std::uintptr_t>(memory) : translate(memory);
     }
+
+    // The controller uses the process's own addresses: memory that lies together for us does so for
+    // the controller.
+    [[nodiscard]] bool identity() const { return identity_; }
+
+    // A queue pair of another thread than the transport's has written to a doorbell. That thread.
+    virtual void rung_from_elsewhere() {}
 
     // A descriptor that becomes readable when a completion may have been posted, or -1 when
     // completions are found by polling only.

@@ -2,8 +2,9 @@
 
 // Physical addresses of DMA memory, for controllers that no IOMMU stands before. A hugepage stays
 // where it is as long as DPDK has it, so each is looked up once (/proc/self/pagemap, which takes
-// root) and remembered until it is given back. Reactor thread, where DMA memory is allocated too.
+// root) and remembered until it is given back. Any thread.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -26,13 +27,12 @@ class PhysicalAddresses {
     void forget();
 
     static constexpr unsigned kPageShift = 21;  // the smallest hugepage
-    static constexpr std::size_t kEntries = 1024;
-    struct Entry {
-        std::uint64_t page = ~std::uint64_t{0};
-        std::uint64_t physical = 0;
-    };
-    std::vector<Entry> entries_;  // direct-mapped by the hugepage's number
-    std::string name_;            // of the callback
+    static constexpr unsigned kIndexBits = 10;
+    static constexpr unsigned kFrameBits = 31;  // of 52-bit physical addresses
+    // Direct-mapped by the hugepage's number, whose other bits and the frame are one word, so that
+    // threads see both or neither; 0: nothing (frame 0 is never a hugepage of ours).
+    std::vector<std::atomic<std::uint64_t>> entries_;
+    std::string name_;  // of the callback
 };
 
 }  // namespace blobfs::driver

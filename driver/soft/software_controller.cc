@@ -5,7 +5,8 @@
 #include <bit>
 #include <cstring>
 
-#include "driver/base/check.h"
+#include "driver/nvme/sgl.h"
+#include "driver/soft/host_memory.h"
 #include "driver/soft/software_queues.h"
 
 namespace blobfs::driver {
@@ -18,9 +19,6 @@ using nvme::SubmissionEntry;
 namespace {
 
 constexpr std::uint32_t kVersion = 0x00010400;
-constexpr std::size_t kPageWords = nvme::kPageBytes / sizeof(std::uint64_t);
-
-std::uint64_t* words_at(std::uint64_t address) { return reinterpret_cast<std::uint64_t*>(address); }
 
 }  // namespace
 
@@ -150,6 +148,7 @@ void SoftwareController::enable() {
     completion->entries = completion_entries;
     completion->ring = reinterpret_cast<volatile CompletionEntry*>(admin_completion_);
     completion->users = 1;
+    completion->bell = doorbell(nvme::completion_doorbell(0, stride));
     auto submission = std::make_unique<SubmissionQueue>();
     submission->entries = submission_entries;
     submission->ring = reinterpret_cast<const SubmissionEntry*>(admin_submission_);
@@ -169,7 +168,9 @@ void SoftwareController::drop_queues() {
     event_requests_.clear();
     events_.clear();
     write_cache_on_ = true;
+    retry_delays_on_ = false;
     event_configuration_ = 0;
+    shadow_page_ = 0;
 }
 
 void SoftwareController::finish_deferred() {
@@ -262,8 +263,10 @@ void SoftwareController::execute(SubmissionQueue& queue, const SubmissionEntry& 
     command.command_id = entry.command_id;
     command.opcode = entry.opcode;
     command.lba = 0;
-    // Fused operations and SGLs are not offered.
-    if (entry.flags != 0) [[unlikely]] {
+    // Fused operations are not offered, nor SGLs for admin commands.
+    const bool good_flags =
+        entry.flags == 0 || (entry.flags == nvme::kFlagsSgl && options_.sgl && queue.id != 0);
+    if (!good_flags) [[unlikely]] {
         complete(command, MediumStatus(Status::kInvalidField));
         return;
     }
@@ -274,197 +277,15 @@ void SoftwareController::execute(SubmissionQueue& queue, const SubmissionEntry& 
     }
 }
 
-void SoftwareController::execute_io(Command& command, const SubmissionEntry& entry) {
-    const auto opcode = static_cast<Opcode>(entry.opcode);
-    if (entry.namespace_id != 1 &&
-        !(opcode == Opcode::kFlush && entry.namespace_id == nvme::kAllNamespaces)) [[unlikely]] {
-        complete(command, MediumStatus(Status::kInvalidNamespace));
-        return;
-    }
-    const MediumProperties& properties = medium_->properties();
-    command.memory = nullptr;
-    command.memory_count = 0;
-    command.force_unit_access = false;
-    command.done = medium_done;
-    switch (opcode) {
-        case Opcode::kRead:
-            command.kind = MediumOperation::Kind::kRead;
-            break;
-        case Opcode::kWrite:
-            command.kind = MediumOperation::Kind::kWrite;
-            break;
-        case Opcode::kWriteZeroes:
-            command.kind = MediumOperation::Kind::kWriteZeroes;
-            break;
-        case Opcode::kFlush:
-            command.kind = MediumOperation::Kind::kFlush;
-            break;
-        case Opcode::kDatasetManagement:
-            command.kind = MediumOperation::Kind::kDeallocate;
-            break;
-        default:
-            complete(command, MediumStatus(Status::kInvalidOpcode));
-            return;
-    }
-    if (opcode == Opcode::kFlush) {
-        command.offset = 0;
-        command.bytes = 0;
-        command.running = true;
-        ++running_;
-        medium_->start(command);
-        return;
-    }
-    if (properties.read_only && opcode != Opcode::kRead) {
-        complete(command, MediumStatus(Status::kNamespaceWriteProtected));
-        return;
-    }
-    if (opcode == Opcode::kDatasetManagement) {
-        const std::size_t count = (entry.dword10 & 0xff) + 1;
-        const std::uint64_t bytes = count * sizeof(nvme::DatasetRange);
-        if (!map_memory(command, entry, bytes)) return;
-        command.ranges.clear();
-        if ((entry.dword11 & nvme::kDatasetDeallocate) != 0 && properties.deallocate) {
-            command.ranges.resize(count);
-            auto* into = reinterpret_cast<std::byte*>(command.ranges.data());
-            for (const iovec& piece : command.pieces) {
-                std::memcpy(into, piece.iov_base, piece.iov_len);
-                into += piece.iov_len;
-            }
-            for (const nvme::DatasetRange& range : command.ranges) {
-                if (range.start_lba > blocks_ || range.blocks > blocks_ - range.start_lba) {
-                    complete(command, MediumStatus(Status::kLbaOutOfRange));
-                    return;
-                }
-            }
-        }
-        next_dataset_range(command);
-        return;
-    }
-
-    const std::uint64_t lba = entry.dword10 | std::uint64_t{entry.dword11} << 32;
-    const std::uint64_t blocks = std::uint64_t{entry.dword12 & 0xffff} + 1;
-    command.lba = lba;
-    if (lba > blocks_ || blocks > blocks_ - lba) [[unlikely]] {
-        complete(command, MediumStatus(Status::kLbaOutOfRange));
-        return;
-    }
-    command.offset = lba << lba_shift_;
-    command.bytes = blocks << lba_shift_;
-    command.force_unit_access = (entry.dword12 & nvme::kForceUnitAccess) != 0 ||
-                                (opcode != Opcode::kRead && !write_cache_on_);
-    if (opcode == Opcode::kWriteZeroes) {
-        command.may_deallocate = (entry.dword12 & nvme::kWriteZeroesDeallocate) != 0;
-    } else {
-        if (options_.max_transfer_bytes != 0 && command.bytes > options_.max_transfer_bytes)
-            [[unlikely]] {
-            complete(command, MediumStatus(Status::kInvalidField));
-            return;
-        }
-        if (!map_memory(command, entry, command.bytes)) return;
-        command.memory = command.pieces.data();
-        command.memory_count = static_cast<unsigned>(command.pieces.size());
-        if (opcode == Opcode::kRead) {
-            ++reads_;
-            blocks_read_ += blocks;
-        } else {
-            ++writes_;
-            blocks_written_ += blocks;
-        }
-    }
-    command.running = true;
-    ++running_;
-    medium_->start(command);
-}
-
-void SoftwareController::next_dataset_range(Command& command) {
-    while (!command.ranges.empty()) {
-        const nvme::DatasetRange range = command.ranges.back();
-        command.ranges.pop_back();
-        if (range.blocks == 0) continue;
-        command.offset = range.start_lba << lba_shift_;
-        command.bytes = std::uint64_t{range.blocks} << lba_shift_;
-        command.memory = nullptr;
-        command.memory_count = 0;
-        command.done = medium_done;
-        command.running = true;
-        ++running_;
-        medium_->start(command);
-        return;
-    }
-    complete(command, MediumStatus{});
-}
-
-void SoftwareController::medium_done(MediumOperation& operation, MediumStatus status) {
-    auto& command = static_cast<Command&>(operation);
-    SoftwareController& self = *command.controller;
-    command.running = false;
-    --self.running_;
-    if (command.kind == MediumOperation::Kind::kDeallocate && status.code == 0 &&
-        !command.ranges.empty()) {
-        self.next_dataset_range(command);
-        return;
-    }
-    self.complete(command, status);
-}
-
-// Walks the command's PRPs (section 4.3) and lays the memory out in command.pieces, neighbours
-// merged. Completes the command with an error and gives false when they are wrong.
+// Lays the command's memory out in command.pieces. Completes the command with an error and gives
+// false when its description is wrong.
 bool SoftwareController::map_memory(Command& command, const SubmissionEntry& entry,
                                     std::uint64_t bytes) {
-    std::vector<iovec>& pieces = command.pieces;
-    pieces.clear();
-    const auto add = [&pieces](std::uint64_t address, std::size_t length) {
-        if (!pieces.empty()) {
-            iovec& last = pieces.back();
-            if (reinterpret_cast<std::uintptr_t>(last.iov_base) + last.iov_len == address) {
-                last.iov_len += length;
-                return;
-            }
-        }
-        pieces.push_back({.iov_base = reinterpret_cast<void*>(address), .iov_len = length});
-    };
-    const std::uint64_t page_offset = entry.prp1 & (nvme::kPageBytes - 1);
-    if (entry.prp1 % 4 != 0 || entry.prp1 == 0) [[unlikely]] {
-        complete(command, MediumStatus(entry.prp1 == 0 ? Status::kDataTransferError
-                                                       : Status::kInvalidPrpOffset));
-        return false;
-    }
-    const std::uint64_t first = std::min<std::uint64_t>(bytes, nvme::kPageBytes - page_offset);
-    add(entry.prp1, first);
-    std::uint64_t left = bytes - first;
-    if (left == 0) return true;
-    if (left <= nvme::kPageBytes) {
-        if (entry.prp2 % nvme::kPageBytes != 0 || entry.prp2 == 0) [[unlikely]] {
-            complete(command, MediumStatus(Status::kInvalidPrpOffset));
-            return false;
-        }
-        add(entry.prp2, left);
+    const Status status = map_host_memory(entry, bytes, command.pieces);
+    if (status == Status::kSuccess) [[likely]]
         return true;
-    }
-    // A list; its last entry in a page points to the next list page when more than one is left.
-    if (entry.prp2 % 8 != 0 || entry.prp2 == 0) [[unlikely]] {
-        complete(command, MediumStatus(Status::kInvalidPrpOffset));
-        return false;
-    }
-    const std::uint64_t* list = words_at(entry.prp2);
-    std::size_t room = kPageWords - (entry.prp2 % nvme::kPageBytes) / sizeof(std::uint64_t);
-    while (left != 0) {
-        const std::uint64_t address = *list++;
-        --room;
-        if (address % nvme::kPageBytes != 0 || address == 0) [[unlikely]] {
-            complete(command, MediumStatus(Status::kInvalidPrpOffset));
-            return false;
-        }
-        if (room == 0 && left > nvme::kPageBytes) {
-            list = words_at(address);
-            room = kPageWords;
-            continue;
-        }
-        const std::uint64_t length = std::min<std::uint64_t>(left, nvme::kPageBytes);
-        add(address, length);
-        left -= length;
-    }
-    return true;
+    complete(command, MediumStatus(status));
+    return false;
 }
 
 void SoftwareController::complete(Command& command, MediumStatus status, std::uint32_t dword0) {
@@ -473,7 +294,9 @@ void SoftwareController::complete(Command& command, MediumStatus status, std::ui
     if (status.code == 0) [[likely]] {
         field = 0;
     } else {
-        if (!status.do_not_retry && options_.retry_delay_100ms != 0) field |= 1U << 12;
+        if (!status.do_not_retry && options_.retry_delay_100ms != 0 && retry_delays_on_) {
+            field |= 1U << 12;
+        }
         log_error(command, field);
     }
     const CompletionEntry entry{.dword0 = dword0,
@@ -490,9 +313,7 @@ void SoftwareController::complete(Command& command, MediumStatus status, std::ui
 
 void SoftwareController::post(CompletionQueue& queue, CompletionEntry entry) {
     const std::uint32_t next = queue.tail + 1 == queue.entries ? 0 : queue.tail + 1;
-    const std::uint32_t host_head =
-        *doorbell(nvme::completion_doorbell(queue.id, capabilities_.doorbell_stride_bytes()));
-    if (next == host_head || !queue.waiting.empty()) [[unlikely]] {
+    if (next == *queue.bell || !queue.waiting.empty()) [[unlikely]] {
         queue.waiting.push_back(entry);
         return;
     }

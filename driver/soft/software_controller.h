@@ -31,6 +31,11 @@ struct SoftwareControllerOptions {
     std::uint32_t ready_timeout_500ms = 255;
     std::uint16_t metadata_bytes = 0;     // of the LBA format: tests of what is refused
     std::uint16_t retry_delay_100ms = 0;  // CRDT1
+    bool aborts = true;                   // false: answers Abort, and aborts nothing. Tests
+    bool sgl = true;                      // offers SGLs for I/O commands
+    // Offers Doorbell Buffer Config. It looks at doorbell words in memory anyway, so this is for
+    // tests of the host's side.
+    bool shadow_doorbells = false;
 };
 
 class SoftwareController final : public Poller {
@@ -52,6 +57,15 @@ class SoftwareController final : public Poller {
     [[nodiscard]] int wake_descriptor() const override { return medium_->wake_descriptor(); }
 
     [[nodiscard]] Medium& medium() { return *medium_; }
+    // What Identify and SMART say from now on. Tests of what a host does about it.
+    struct Condition {
+        std::uint8_t critical_warning = 0;
+        std::uint64_t blocks = 0;  // of the namespace; 0: all of the medium
+        bool write_protected = false;
+        bool namespace_active = true;
+    };
+    void set_condition(const Condition& condition) { condition_ = condition; }
+    [[nodiscard]] std::uint32_t event_configuration() const { return event_configuration_; }
     // Reports an asynchronous event, as soon as the host has asked for one. Tests.
     void raise_event(nvme::AsynchronousEventType type, std::uint8_t information,
                      nvme::LogPage page);
@@ -77,7 +91,12 @@ class SoftwareController final : public Poller {
     void create_submission_queue(Command& command, const nvme::SubmissionEntry& entry);
     void delete_queue(Command& command, const nvme::SubmissionEntry& entry, bool submission);
     void abort(Command& command, const nvme::SubmissionEntry& entry);
+    void deallocate(Command& command, const nvme::SubmissionEntry& entry);
     void next_dataset_range(Command& command);
+    bool read_aside(Command& command, const nvme::SubmissionEntry& entry);
+    void configure_shadow_doorbells(Command& command, const nvme::SubmissionEntry& entry);
+    // The word that the host rings for that doorbell of an I/O queue.
+    [[nodiscard]] volatile std::uint32_t* bell(std::uint32_t offset);
     bool map_memory(Command& command, const nvme::SubmissionEntry& entry, std::uint64_t bytes);
     bool copy_out(Command& command, const nvme::SubmissionEntry& entry, const void* data,
                   std::size_t bytes);
@@ -113,8 +132,11 @@ class SoftwareController final : public Poller {
     std::vector<std::unique_ptr<SubmissionQueue>> retired_;  // deleted, commands still with medium
     std::size_t running_ = 0;                                // commands with the medium
     bool write_cache_on_ = true;
+    bool retry_delays_on_ = false;   // Host Behavior Support: ACRE
+    std::uint64_t shadow_page_ = 0;  // of Doorbell Buffer Config, 0: none
     std::uint32_t event_configuration_ = 0;
 
+    Condition condition_;
     std::vector<Command*> event_requests_;
     std::deque<std::uint32_t> events_;
     std::array<nvme::ErrorLogEntry, 16> error_log_{};
@@ -138,6 +160,7 @@ class SoftwareTransport final : public nvme::Transport {
     void write64(std::uint32_t offset, std::uint64_t value) override;
     [[nodiscard]] volatile std::uint32_t* doorbell(std::uint32_t offset) override;
     [[nodiscard]] int wake_descriptor() const override { return controller_.wake_descriptor(); }
+    void rung_from_elsewhere() override { reactor_.notify(); }
     [[nodiscard]] const std::string& name() const override { return name_; }
     [[nodiscard]] SoftwareController& controller() { return controller_; }
 

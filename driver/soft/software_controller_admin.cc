@@ -1,6 +1,7 @@
 // The admin commands of the software controller (NVMe 1.4, section 5).
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <string_view>
 
@@ -19,6 +20,7 @@ namespace {
 constexpr std::uint32_t kVersion = 0x00010400;
 constexpr std::uint8_t kEventLimit = 3;  // zero based
 constexpr std::uint16_t kRoomTemperature = 300;
+constexpr std::size_t kHostBehaviorBytes = 512;
 
 template <std::size_t N>
 void put_text(char (&field)[N], std::string_view text) {
@@ -65,8 +67,33 @@ void SoftwareController::execute_admin(Command& command, const SubmissionEntry& 
             event_requests_.push_back(&command);
             deliver_events();
             return;
+        case AdminOpcode::kDoorbellBufferConfig:
+            configure_shadow_doorbells(command, entry);
+            return;
     }
     complete(command, MediumStatus(Status::kInvalidOpcode));
+}
+
+// The shadows are looked at instead of the registers; the event indices stay 0, which asks for the
+// register now and then and does no harm.
+void SoftwareController::configure_shadow_doorbells(Command& command,
+                                                    const SubmissionEntry& entry) {
+    if (!options_.shadow_doorbells) {
+        complete(command, MediumStatus(Status::kInvalidOpcode));
+        return;
+    }
+    if (entry.prp1 == 0 || entry.prp2 == 0 || (entry.prp1 | entry.prp2) % nvme::kPageBytes != 0) {
+        complete(command, MediumStatus(Status::kInvalidField));
+        return;
+    }
+    shadow_page_ = entry.prp1;
+    complete(command, MediumStatus{});
+}
+
+volatile std::uint32_t* SoftwareController::bell(std::uint32_t offset) {
+    if (shadow_page_ == 0) return doorbell(offset);
+    return reinterpret_cast<volatile std::uint32_t*>(shadow_page_ + offset -
+                                                     nvme::kRegisterDoorbells);
 }
 
 // Data for the host, at most a page: into the memory that the command names.
@@ -107,6 +134,9 @@ void SoftwareController::identify(Command& command, const SubmissionEntry& entry
             data.submission_entry_size = 0x66;
             data.completion_entry_size = 0x44;
             data.namespaces = 1;
+            data.optional_commands = nvme::kOncsCompare | nvme::kOncsVerify;
+            if (options_.sgl) data.sgl_support = 1;
+            if (options_.shadow_doorbells) data.optional_admin_commands = nvme::kOacsDoorbellBuffer;
             if (properties.deallocate) data.optional_commands |= nvme::kOncsDatasetManagement;
             if (properties.write_zeroes) data.optional_commands |= nvme::kOncsWriteZeroes;
             data.volatile_write_cache = properties.volatile_write_cache ? 1 : 0;
@@ -123,11 +153,12 @@ void SoftwareController::identify(Command& command, const SubmissionEntry& entry
                 complete(command, MediumStatus(Status::kInvalidNamespace));
                 return;
             }
-            data.size_blocks = data.capacity_blocks = data.used_blocks = blocks_;
+            data.size_blocks = data.capacity_blocks = data.used_blocks =
+                condition_.blocks != 0 ? condition_.blocks : blocks_;
             data.features = 1;  // thin provisioning
             data.deallocate_features = nvme::kDlfeatWriteZeroesDeallocate | nvme::kDlfeatReadsZero;
             data.optimal_io_boundary = options_.optimal_boundary_blocks;
-            data.attributes = properties.read_only ? 1 : 0;
+            data.attributes = properties.read_only || condition_.write_protected ? 1 : 0;
             data.formats[0].data_size = static_cast<std::uint8_t>(lba_shift_);
             data.formats[0].metadata_bytes = options_.metadata_bytes;
             if (copy_out(command, entry, &data, sizeof data)) complete(command, MediumStatus{});
@@ -135,7 +166,7 @@ void SoftwareController::identify(Command& command, const SubmissionEntry& entry
         }
         case nvme::IdentifyKind::kActiveNamespaces: {
             std::array<std::uint32_t, nvme::kPageBytes / sizeof(std::uint32_t)> ids{};
-            if (entry.namespace_id == 0) ids[0] = 1;
+            if (entry.namespace_id == 0 && condition_.namespace_active) ids[0] = 1;
             if (copy_out(command, entry, ids.data(), sizeof ids)) {
                 complete(command, MediumStatus{});
             }
@@ -159,6 +190,7 @@ void SoftwareController::get_log_page(Command& command, const SubmissionEntry& e
             break;
         case nvme::LogPage::kHealth: {
             nvme::HealthLog health{};
+            health.critical_warning = condition_.critical_warning;
             health.temperature[0] = kRoomTemperature & 0xff;
             health.temperature[1] = kRoomTemperature >> 8;
             health.available_spare = 100;
@@ -208,6 +240,19 @@ void SoftwareController::set_features(Command& command, const SubmissionEntry& e
             if (set) write_cache_on_ = (entry.dword11 & 1) != 0;
             complete(command, MediumStatus{}, set ? 0 : write_cache_on_ ? 1 : 0);
             return;
+        case Feature::kHostBehaviorSupport: {
+            std::array<std::byte, kHostBehaviorBytes> behavior{};
+            if (!map_memory(command, entry, behavior.size())) return;
+            if (set) {
+                std::memcpy(behavior.data(), command.pieces[0].iov_base, 1);
+                retry_delays_on_ = behavior[0] == std::byte{1};
+            } else {
+                behavior[0] = std::byte{retry_delays_on_};
+                if (!copy_out(command, entry, behavior.data(), behavior.size())) return;
+            }
+            complete(command, MediumStatus{});
+            return;
+        }
         case Feature::kAsynchronousEventConfiguration:
             if (set) event_configuration_ = entry.dword11;
             complete(command, MediumStatus{}, set ? 0 : event_configuration_);
@@ -239,7 +284,10 @@ void SoftwareController::create_completion_queue(Command& command, const Submiss
     queue->id = static_cast<std::uint16_t>(id);
     queue->entries = entries;
     queue->ring = reinterpret_cast<volatile CompletionEntry*>(entry.prp1);
-    *doorbell(nvme::completion_doorbell(queue->id, capabilities_.doorbell_stride_bytes())) = 0;
+    volatile std::uint32_t* const word =
+        bell(nvme::completion_doorbell(queue->id, capabilities_.doorbell_stride_bytes()));
+    *word = 0;
+    queue->bell = word;
     completion_queues_[id] = std::move(queue);
     complete(command, MediumStatus{});
 }
@@ -270,8 +318,7 @@ void SoftwareController::create_submission_queue(Command& command, const Submiss
     queue->id = static_cast<std::uint16_t>(id);
     queue->entries = entries;
     queue->ring = reinterpret_cast<const SubmissionEntry*>(entry.prp1);
-    queue->bell =
-        doorbell(nvme::submission_doorbell(queue->id, capabilities_.doorbell_stride_bytes()));
+    queue->bell = bell(nvme::submission_doorbell(queue->id, capabilities_.doorbell_stride_bytes()));
     *queue->bell = 0;
     queue->completion = completion_queues_[completion_id].get();
     ++queue->completion->users;
@@ -317,7 +364,8 @@ void SoftwareController::abort(Command& command, const SubmissionEntry& entry) {
     const std::uint32_t queue_id = entry.dword10 & 0xffff;
     const std::uint32_t command_id = entry.dword10 >> 16;
     bool aborted = false;
-    if (queue_id < submission_queues_.size() && submission_queues_[queue_id] != nullptr) {
+    if (options_.aborts && queue_id < submission_queues_.size() &&
+        submission_queues_[queue_id] != nullptr) {
         for (Command& slot : submission_queues_[queue_id]->commands) {
             if (slot.running && slot.command_id == command_id) {
                 aborted = medium_->cancel(slot);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "driver/soft/software_controller.h"
@@ -17,6 +18,7 @@ struct SoftwareController::CompletionQueue {
     std::uint16_t id = 0;
     std::uint32_t entries = 0;
     volatile CompletionEntry* ring = nullptr;
+    const volatile std::uint32_t* bell = nullptr;
     std::uint32_t tail = 0;
     std::uint16_t phase = nvme::kPhase;
     std::uint32_t users = 0;              // submission queues that complete here
@@ -32,6 +34,10 @@ struct SoftwareController::Command : MediumOperation {
     std::uint64_t lba = 0;
     std::vector<iovec> pieces;               // keeps its capacity
     std::vector<nvme::DatasetRange> ranges;  // of Dataset Management, those still to do
+    std::unique_ptr<std::byte[]> aside;      // of Compare and Verify: what the medium has
+    iovec aside_piece{};
+
+    [[nodiscard]] bool equals_aside() const;
 };
 
 struct SoftwareController::SubmissionQueue {

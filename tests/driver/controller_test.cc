@@ -416,7 +416,7 @@ TEST_F(SoftwareControllerTest, InvalidCommandsAreAnsweredNotExecuted) {
             command.dword10 = dword10;
             command.dword11 = dword11;
             const Result<std::uint32_t> result =
-                controller().admin(suspend, command, {}, false, "testing");
+                controller().admin(suspend, command, {}, AdminQueue::Direction::kToHost, "testing");
             return result ? std::uint16_t{0} : result.error().nvme_status;
         };
         const auto is = [](Status status) { return static_cast<std::uint16_t>(status); };

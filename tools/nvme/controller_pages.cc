@@ -153,7 +153,9 @@ Answer<void> ask_kernel(const driver::PciFunction& function, ControllerPages& pa
 
 Answer<void> ask_controller(Suspend& suspend, Controller& controller, ControllerPages& pages) {
     const Ask ask = [&](const SubmissionEntry& command, std::span<std::byte> into) -> Answer<void> {
-        auto answer = controller.admin(suspend, command, into, false, "asking the NVMe controller");
+        auto answer =
+            controller.admin(suspend, command, into, driver::nvme::AdminQueue::Direction::kToHost,
+                             "asking the NVMe controller");
         if (!answer) return refuse(answer.error().message());
         return {};
     };

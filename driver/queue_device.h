@@ -1,0 +1,56 @@
+#pragma once
+
+// A Device on one queue pair: turns fibers' calls into requests on it. What the device of the
+// controller's own thread and those of threads that joined have in common. The queue pair's thread.
+
+#include "driver/device.h"
+#include "driver/nvme/controller.h"
+
+namespace blobfs::driver {
+
+class QueueDevice : public Device {
+  public:
+    [[nodiscard]] const DeviceProperties& properties() const final { return properties_; }
+    Result<void> read(Suspend& suspend, std::uint64_t offset, DmaSpan into) final;
+    Result<void> write(Suspend& suspend, std::uint64_t offset, ConstDmaSpan from,
+                       WriteFlags flags) final;
+    Result<void> write(Suspend& suspend, std::uint64_t offset, std::span<const DmaSegment> from,
+                       WriteFlags flags) final;
+    Result<void> flush(Suspend& suspend) final;
+    Result<void> write_zeroes(Suspend& suspend, std::uint64_t offset, std::uint64_t bytes) final;
+    Result<void> deallocate(Suspend& suspend, std::uint64_t offset, std::uint64_t bytes) final;
+    Result<bool> compare(Suspend& suspend, std::uint64_t offset, ConstDmaSpan with) final;
+    Result<void> verify(Suspend& suspend, std::uint64_t offset, std::uint64_t bytes) final;
+    [[nodiscard]] Statistics statistics() const final { return statistics_; }
+
+    // For requests with callbacks instead of fibers. Polled by the device.
+    [[nodiscard]] nvme::QueuePair& queue() const { return queue_; }
+    [[nodiscard]] const nvme::Namespace& name_space() const { return space_; }
+
+  protected:
+    // Both outlive it.
+    QueueDevice(nvme::QueuePair& queue, const nvme::Namespace& space,
+                const DeviceProperties& properties)
+        : queue_(queue), space_(space), properties_(properties) {}
+
+    [[nodiscard]] bool closed() const { return closed_; }
+    // From now on every call fails.
+    void set_closed() { closed_ = true; }
+
+  private:
+    struct Call;
+
+    void start(const Transfer& transfer, Ended ended, void* context) final;
+    void send() final { queue_.ring(); }
+    Result<void> perform(Suspend& suspend, const Transfer& transfer);
+    Result<void> write_zero_buffer(Suspend& suspend, std::uint64_t offset, std::uint64_t bytes);
+
+    nvme::QueuePair& queue_;
+    const nvme::Namespace& space_;
+    DeviceProperties properties_;
+    Statistics statistics_;
+    DmaBuffer zeroes_;
+    bool closed_ = false;
+};
+
+}  // namespace blobfs::driver
