@@ -4,19 +4,23 @@
 //   compare  the device holds what the file holds
 //   load     reads and writes until it fails; says how
 //   show     the properties, one to a line
-// Exit status: 0, 1 when the device is wrong, 2 when it failed, 3 when it could not be opened.
+// With --queues, the model's fibers are spread over as many threads, each on a queue pair of its
+// own. Exit status: 0, 1 when the device is wrong, 2 when it failed, 3 when it could not be opened.
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "driver/device.h"
 #include "driver/device_name.h"
 #include "driver/memory/environment.h"
+#include "driver/nvme_device.h"
 #include "driver/reactor/reactor.h"
 
 namespace {
@@ -33,34 +37,32 @@ struct Options {
     std::uint64_t bytes = std::uint64_t{32} << 20;
     std::uint32_t operations = 300;
     std::uint32_t seed = 1;
+    std::uint32_t queues = 1;
 };
 
 struct Outcome {
-    int status = 0;
+    std::atomic<int> status = 0;
     void failed(const Error& error) {
         std::printf("failed: %s\n", error.message().c_str());
-        status = std::max(status, 2);
+        status = 2;
     }
     void wrong(std::uint64_t offset, std::size_t bytes) {
         std::printf("wrong: %zu bytes read at %llu differ\n", bytes,
                     static_cast<unsigned long long>(offset));
-        status = std::max(status, 1);
+        int none = 0;
+        status.compare_exchange_strong(none, 1);
     }
 };
 
 // One fiber's share of the device: a range that no other fiber touches.
 class Worker {
   public:
-    Worker(Device& device, std::span<std::byte> model, std::uint64_t start, std::uint32_t seed,
-           DmaBuffer& buffer, Outcome& outcome)
-        : device_(device),
-          model_(model),
-          start_(start),
-          random_(seed),
-          buffer_(buffer),
-          outcome_(outcome) {}
+    Worker(std::span<std::byte> model, std::uint64_t start, std::uint32_t seed, DmaBuffer& buffer,
+           Outcome& outcome)
+        : model_(model), start_(start), random_(seed), buffer_(buffer), outcome_(outcome) {}
 
-    void run(Suspend& suspend, std::uint32_t operations) {
+    void run(Suspend& suspend, Device& device, std::uint32_t operations) {
+        device_ = &device;
         for (std::uint32_t i = 0; i < operations && outcome_.status == 0; ++i) {
             choose_range();
             if (Result<void> result = one(suspend); !result) outcome_.failed(result.error());
@@ -72,7 +74,7 @@ class Worker {
 
     // Mostly small, some longer than any controller takes in one command; memory on any dword.
     void choose_range() {
-        const std::size_t lba = device_.properties().lba_bytes;
+        const std::size_t lba = device_->properties().lba_bytes;
         const std::size_t limit = std::min<std::size_t>(
             {model_.size(), kMaxTransfer, below(4) == 0 ? kMaxTransfer : 16 * kPage});
         bytes_ = (1 + below(limit / lba)) * lba;
@@ -89,31 +91,47 @@ class Worker {
 
     Result<void> one(Suspend& suspend) {
         const std::span<std::byte> expected = model_.subspan(at_, bytes_);
-        switch (below(8)) {
+        switch (below(10)) {
             case 0:
             case 1:
             case 2:
-                TRY(device_.read(suspend, start_ + at_, memory_));
+                TRY(device_->read(suspend, start_ + at_, memory_));
                 if (std::memcmp(memory_.data(), expected.data(), bytes_) != 0) {
                     outcome_.wrong(start_ + at_, bytes_);
                 }
                 return {};
             case 3:
-                TRY(device_.write_zeroes(suspend, start_ + at_, bytes_));
+                TRY(device_->write_zeroes(suspend, start_ + at_, bytes_));
                 std::fill(expected.begin(), expected.end(), std::byte{});
                 return {};
             case 4:
-                return device_.flush(suspend);
+                return device_->flush(suspend);
             case 5:
                 return scattered(suspend, expected);
+            case 6:
+                return compare_with(suspend, expected);
+            case 7:
+                if (!device_->properties().verify) return {};
+                return device_->verify(suspend, start_ + at_, bytes_);
             default:
                 fill();
-                TRY(device_.write(
+                TRY(device_->write(
                     suspend, start_ + at_, memory_,
                     below(4) == 0 ? WriteFlags::kForceUnitAccess : WriteFlags::kNone));
                 std::memcpy(expected.data(), memory_.data(), bytes_);
                 return {};
         }
+    }
+
+    // Once with what is there, once with one byte that differs.
+    Result<void> compare_with(Suspend& suspend, std::span<const std::byte> expected) {
+        if (!device_->properties().compare) return {};
+        std::memcpy(memory_.data(), expected.data(), bytes_);
+        TRY_ASSIGN(const bool equal, device_->compare(suspend, start_ + at_, memory_));
+        memory_[below(bytes_)] ^= std::byte{0x40};
+        TRY_ASSIGN(const bool still_equal, device_->compare(suspend, start_ + at_, memory_));
+        if (!equal || still_equal) outcome_.wrong(start_ + at_, bytes_);
+        return {};
     }
 
     // The same memory in pieces, the last pages first.
@@ -132,10 +150,10 @@ class Worker {
             segments.push_back({.data = memory_.data() + pages * kPage, .bytes = bytes_ - done});
             std::memcpy(expected.data() + done, segments.back().data, bytes_ - done);
         }
-        return device_.write(suspend, start_ + at_, segments);
+        return device_->write(suspend, start_ + at_, segments);
     }
 
-    Device& device_;
+    Device* device_ = nullptr;
     std::span<std::byte> model_;
     std::uint64_t start_;
     std::mt19937 random_;
@@ -172,21 +190,50 @@ Result<void> model(Suspend& suspend, Device& device, const Options& options, Out
     std::vector<std::byte> contents(share * kFibers);
     TRY(read_all(suspend, device, contents));
     TRY_ASSIGN(std::vector<DmaBuffer> memory, buffers(kMaxTransfer + kPage));
-    WaitGroup group;
     std::vector<Worker> workers;
     for (std::size_t i = 0; i < kFibers; ++i) {
-        workers.emplace_back(device, std::span(contents).subspan(i * share, share), i * share,
+        workers.emplace_back(std::span(contents).subspan(i * share, share), i * share,
                              options.seed * 1000 + static_cast<std::uint32_t>(i), memory[i],
                              outcome);
     }
-    for (Worker& worker : workers) {
-        group.add();
-        suspend.reactor().spawn([&](Suspend& own) {
-            worker.run(own, options.operations / kFibers);
-            group.done();
+    // Those of one thread, on its device.
+    const auto run_workers = [&](Suspend& own, Device& on, std::uint32_t thread) {
+        WaitGroup group;
+        for (std::size_t i = thread; i < kFibers; i += options.queues) {
+            group.add();
+            own.reactor().spawn([&, i](Suspend& fiber) {
+                workers[i].run(fiber, on, options.operations / kFibers);
+                group.done();
+            });
+        }
+        group.wait(own);
+    };
+    std::atomic<std::uint32_t> left = options.queues - 1;
+    std::vector<std::thread> threads;
+    for (std::uint32_t thread = 1; thread < options.queues; ++thread) {
+        threads.emplace_back([&, thread] {
+            Reactor reactor;
+            reactor.block_on([&](Suspend& own) {
+                Result<std::unique_ptr<Device>> joined = device.join(own);
+                if (!joined) {
+                    outcome.failed(joined.error());
+                    return;
+                }
+                run_workers(own, **joined, thread);
+                if (Result<void> closed = (*joined)->close(own); !closed) {
+                    outcome.failed(closed.error());
+                }
+            });
+            --left;
         });
     }
-    group.wait(suspend);
+    run_workers(suspend, device, 0);
+    while (left != 0) suspend.sleep_us(1000);
+    for (std::thread& thread : threads) thread.join();
+    const nvme::QueuePair::Statistics& queue =
+        static_cast<NvmeDevice&>(device).queue().statistics();
+    std::printf("sgls %d\nunwritten_doorbells %d\n", queue.sgls != 0,
+                queue.unwritten_doorbells != 0);
     std::ofstream file(options.file, std::ios::binary);
     file.write(reinterpret_cast<const char*>(contents.data()),
                static_cast<std::streamsize>(contents.size()));
@@ -240,9 +287,11 @@ void show(const Device& device) {
     const DeviceProperties& p = device.properties();
     std::printf(
         "name %s\nmodel %s\nserial %s\nbytes %llu\nlba_bytes %u\nmax_transfer_bytes %u\n"
-        "volatile_write_cache %d\ndeallocate %d\nwrite_zeroes %d\n",
+        "volatile_write_cache %d\ndeallocate %d\nwrite_zeroes %d\ncompare %d\nverify %d\n"
+        "io_queues %u\n",
         p.name.c_str(), p.model.c_str(), p.serial.c_str(), static_cast<unsigned long long>(p.bytes),
-        p.lba_bytes, p.max_transfer_bytes, p.volatile_write_cache, p.deallocate, p.write_zeroes);
+        p.lba_bytes, p.max_transfer_bytes, p.volatile_write_cache, p.deallocate, p.write_zeroes,
+        p.compare, p.verify, p.io_queues);
 }
 
 Result<void> act(Suspend& suspend, Device& device, const Options& options, Outcome& outcome) {
@@ -263,7 +312,9 @@ int run(const Options& options) {
     Reactor reactor;
     Outcome outcome;
     reactor.block_on([&](Suspend& suspend) {
-        Result<std::unique_ptr<Device>> device = Device::open(suspend, options.device);
+        DeviceOptions wanted;
+        wanted.io_queues = static_cast<std::uint16_t>(options.queues);
+        Result<std::unique_ptr<Device>> device = Device::open(suspend, options.device, wanted);
         if (!device) {
             std::printf("could not open %s: %s\n", options.device.c_str(),
                         device.error().message().c_str());
@@ -293,6 +344,7 @@ int main(int argc, char** argv) {
     app.add_option("--bytes", options.bytes);
     app.add_option("--operations", options.operations);
     app.add_option("--seed", options.seed);
+    app.add_option("--queues", options.queues)->check(CLI::Range(1, 8));
     CLI11_PARSE(app, argc, argv);
     return run(options);
 }

@@ -12,6 +12,7 @@ LIMITS = [  # LBA bytes, longest transfer, namespaces
 ]
 BROKEN = len(LIMITS)  # an SSD with a sector that cannot be read
 DOOMED = BROKEN + 1   # an SSD that is pulled out under load
+METADATA = BROKEN + 2  # an SSD with a format that cannot be used
 VFIO = "vfio-pci"
 UIO = "uio_pci_generic"
 
@@ -27,14 +28,15 @@ class ThroughVfio(GuestCase):
     def setUpClass(cls):
         ssds = [machine.Ssd(size=64 << 20, lba=lba, mdts=mdts, namespaces=spaces)
                 for lba, mdts, spaces in LIMITS]
-        ssds += [machine.Ssd(size=64 << 20, read_errors=(1 << 20,)), machine.Ssd(size=64 << 20)]
+        ssds += [machine.Ssd(size=64 << 20, read_errors=(1 << 20,)), machine.Ssd(size=64 << 20),
+                 machine.Ssd(size=64 << 20, metadata=8)]
         cls.guest = machine.Machine(machine.Options(
             ssds=ssds, files=[program("tests/guest/nvme_exerciser")]))
 
     def setUp(self):
         self.run_in_guest("set -e\n" + "".join(
             f"[ ! -e /sys/bus/pci/devices/{address(i)} ] || ssd-driver {address(i)} {VFIO}\n"
-            for i in range(DOOMED + 1)))
+            for i in range(METADATA + 1)))
 
     @classmethod
     def tearDownClass(cls):
@@ -54,6 +56,7 @@ class ThroughVfio(GuestCase):
                 self.assertEqual(int(found["bytes"]), 64 << 20)
                 self.assertEqual(int(found["lba_bytes"]), lba)
                 longest = int(found["max_transfer_bytes"])
+                self.assertEqual(found["compare"], "1")
                 # A command has one page of PRP list, so 2 MiB is what it can name at all.
                 self.assertEqual(longest, mdts if mdts is not None else 2 << 20)
 
@@ -71,6 +74,31 @@ class ThroughVfio(GuestCase):
                     ssd-driver {device} {VFIO}
                     nvme_exerciser compare {device} /tmp/model
                     rm /tmp/model""")
+
+    def test_threads_have_queues_of_their_own_and_what_qemu_offers_is_used(self):
+        device = address(3)
+        output = self.run_in_guest(f"""set -e
+            nvme_exerciser model {device} /tmp/model --queues 4 --seed 7 \
+                --operations 200 --bytes 16777216
+            nvme_exerciser compare {device} /tmp/model
+            rm /tmp/model""")
+        self.assertIn("sgls 1", output)
+        self.assertIn("unwritten_doorbells 1", output)
+
+    def test_format_with_metadata_is_refused_by_name(self):
+        status, output = self.guest.run(f"nvme_exerciser show {address(METADATA)}")
+        self.assertEqual(status, 3, output)
+        self.assertIn("formatted with 8 bytes of metadata per block", output)
+
+    def test_media_that_become_read_only_take_no_more_writes(self):
+        device = address(0)
+        self.guest.start(f"nvme_exerciser load {device}")
+        threading.Timer(1, self.guest.set_critical_warning, [0, 1 << 3]).start()
+        status, output = self.guest.wait(60)
+        self.guest.set_critical_warning(0, 0)
+        self.assertEqual(status, 0, output)
+        self.assertIn("its media have become read-only", output)
+        self.assertEqual(output.count("ended: writing to the device"), 8, output)
 
     def test_each_namespace_is_a_device_of_its_own(self):
         device = address(1)
@@ -124,7 +152,6 @@ class ThroughVfio(GuestCase):
         status, output = self.guest.run(f"nvme_exerciser show {device}")
         self.assertEqual(status, 3)
         self.assertIn("the kernel's driver nvme has it", output)
-
 
     def test_unreadable_sector_is_an_error_and_the_others_are_not(self):
         device = address(BROKEN)

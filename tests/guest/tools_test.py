@@ -56,12 +56,10 @@ class Tools(GuestCase):
     def test_health_is_what_the_controller_says(self):
         for hand_over in (self.unbind, self.bind):
             hand_over(FIRST)
-            self.guest.monitor("qom-set", path="/machine/peripheral/ssd0",
-                               property="smart_critical_warning", value=1 << 3)
+            self.guest.set_critical_warning(0, 1 << 3)
             health = self.json_of(f"blobfs-nvme smart --json {FIRST}")
             self.assertEqual(health["critical_warnings"], ["the media are read-only"])
-            self.guest.monitor("qom-set", path="/machine/peripheral/ssd0",
-                               property="smart_critical_warning", value=0)
+            self.guest.set_critical_warning(0, 0)
             health = self.json_of(f"blobfs-nvme smart --json {FIRST}")
             self.assertEqual(health["critical_warnings"], [])
             self.assertGreater(health["temperature"], 0)

@@ -225,6 +225,19 @@ TEST_F(Perf, MixedWorkloadDoesBoth) {
     EXPECT_TRUE(both);
 }
 
+TEST_F(Perf, QueuesHaveThreadsOfTheirOwn) {
+    ASSERT_EQ(run({"mem:4M", "-Q", "3", "--cores", "0", "--json"}), 0) << errors.str();
+    const nlohmann::json json = result();
+    ASSERT_EQ(json["queues"].size(), 3U);
+    std::uint64_t ios = 0;
+    for (const auto& queue : json["queues"]) {
+        ios += queue["ios"].get<std::uint64_t>();
+        EXPECT_EQ(queue["core"], 0);
+    }
+    EXPECT_EQ(json["read"]["ios"], ios);
+    EXPECT_EQ(run({"mem:64K", "-Q", "17"}), 1) << "a region of 16 blocks";
+}
+
 TEST_F(Perf, WhatMakesNoSenseIsRefused) {
     for (const std::vector<std::string>& wrong : {std::vector<std::string>{"/does/not/exist"},
                                                   {path, "-b", "1000"},
@@ -235,7 +248,8 @@ TEST_F(Perf, WhatMakesNoSenseIsRefused) {
                                                   {path, "--cores", "x"},
                                                   {path, "-w", "delete"},
                                                   {},
-                                                  {path, "-d", "0"}}) {
+                                                  {path, "-d", "0"},
+                                                  {path, "-Q", "0"}}) {
         EXPECT_EQ(run(wrong), 1);
         EXPECT_FALSE(errors.str().empty());
         EXPECT_TRUE(output.str().empty());

@@ -25,6 +25,7 @@ class Ssd:
     mdts: int | None = 512 << 10  # longest transfer, a power of two from 4096; None: no limit
     namespaces: int = 1
     images: list = field(default_factory=list)  # paths to keep; a new file where one is missing
+    metadata: int = 0  # bytes of metadata for each block: 0, 8, 16 or 64
     write_cache: bool = True
     read_errors: tuple = ()  # byte offsets of 512-byte sectors that cannot be read
 
@@ -143,7 +144,8 @@ class Machine:
                          f"file.image.filename={image}")
             command += ["-drive", drive + f",cache={'writeback' if ssd.write_cache else 'writethrough'}",
                         "-device", f"nvme-ns,bus=ssd{index},drive={name},nsid={space + 1},"
-                                   f"logical_block_size={ssd.lba},physical_block_size={ssd.lba}"]
+                                   f"logical_block_size={ssd.lba},physical_block_size={ssd.lba},"
+                                   f"ms={ssd.metadata}"]
         return command
 
     def image(self, index=0, space=1):
@@ -246,6 +248,11 @@ class Machine:
                 return answer["return"]
             if "error" in answer:
                 raise RuntimeError(f"{command}: {answer['error']['desc']}")
+
+    def set_critical_warning(self, index, bits):
+        """From now on the SSD's health page has these critical warnings; it reports them."""
+        self.monitor("qom-set", path=f"/machine/peripheral/ssd{index}",
+                     property="smart_critical_warning", value=bits)
 
     def remove_ssd(self, index):
         """Asks for the SSD to be pulled out (hot removal); the guest sees it at once."""

@@ -31,6 +31,7 @@ constexpr std::size_t kOwnMemoryBytes = std::size_t{64} << 20;
 constexpr std::size_t kPreconditionBytes = std::size_t{1} << 20;
 constexpr std::size_t kPreconditionDepth = 8;
 constexpr std::uint64_t kTickUs = 20'000;
+constexpr std::uint64_t kThreadPauseUs = 500;
 constexpr unsigned kZeroesWorthAWarning = 1;  // percent
 
 tl::unexpected<std::string> refuse(const std::string& text) {
@@ -61,6 +62,7 @@ class Benchmark {
         driver::DeviceOptions options;
         options.read_only = !workload.writes();
         options.queue_depth = workload.depth;
+        options.io_queues = static_cast<std::uint16_t>(workload.queues);
         auto opened = Device::open(suspend, name_, options);
         if (!opened) return refuse(name_ + ": " + opened.error().message());
         device_ = std::move(*opened);
@@ -174,18 +176,82 @@ class Benchmark {
         return {};
     }
 
+    // Queue 0 belongs to this thread; each of the others to one that joins. Memory is allocated
+    // here, before they start.
     Outcome measure(Suspend& suspend) {
         const Workload& workload = result_.workload;
-        auto memory = DmaBuffer::allocate(LoadGenerator::memory_bytes(workload));
-        if (!memory) return failed(memory.error());
-        fill_with_benchmark_data(memory->span(), workload.seed);
-        auto& nvme = static_cast<NvmeDevice&>(*device_);
-        result_.queues.resize(1);
+        if (result_.device.io_queues < workload.queues) {
+            return refuse(": it has only " + std::to_string(result_.device.io_queues) +
+                          " I/O queues");
+        }
+        std::vector<DmaBuffer> memory;
+        for (std::uint32_t i = 0; i < workload.queues; ++i) {
+            auto buffer = DmaBuffer::allocate(LoadGenerator::memory_bytes(workload));
+            if (!buffer) return failed(buffer.error());
+            fill_with_benchmark_data(buffer->span(), workload.seed + i);
+            memory.push_back(std::move(*buffer));
+        }
+        result_.queues.resize(workload.queues);
+        (void)cycles_per_ns();
+        workers_.resize(workload.queues);
+        std::vector<std::thread> threads;
+        for (std::uint32_t i = 1; i < workload.queues; ++i) {
+            threads.emplace_back([this, i, span = memory[i].span()] { run_thread(i, span); });
+        }
         bind_to_core(workload, 0, result_.queues[0]);
-        LoadGenerator generator(nvme.queue(), nvme.name_space(), memory->span(), workload, 0,
-                                stage_);
+        work(suspend, static_cast<driver::QueueDevice&>(*device_), 0, memory[0].span());
+        while (ended_.load() + 1 < workload.queues) suspend.sleep_us(kThreadPauseUs);
+        for (std::thread& thread : threads) thread.join();
+        for (std::uint32_t i = 0; i < workload.queues; ++i) {
+            if (workers_[i].failed) return failed(workers_[i].error);
+            collect(workers_[i].counts, result_.queues[i]);
+        }
+        return {};
+    }
+
+    // A queue's thread: its own reactor, its own device.
+    void run_thread(std::uint32_t index, driver::DmaSpan memory) {
+        bind_to_core(result_.workload, index, result_.queues[index]);
+        Reactor reactor;
+        reactor.block_on([&](Suspend& suspend) {
+            auto joined = device_->join(suspend);
+            if (!joined) {
+                workers_[index].failed = true;
+                workers_[index].error = joined.error();
+                stage_.store(Stage::kStop, std::memory_order_relaxed);
+                return;
+            }
+            work(suspend, static_cast<driver::QueueDevice&>(**joined), index, memory);
+            (void)(*joined)->close(suspend);
+        });
+        ended_.fetch_add(1);
+    }
+
+    // The load of one queue from its beginning to its end; queue 0 also keeps the time.
+    void work(Suspend& suspend, driver::QueueDevice& device, std::uint32_t index,
+              driver::DmaSpan memory) {
+        Worker& worker = workers_[index];
+        LoadGenerator generator(device.queue(), device.name_space(), memory, result_.workload,
+                                index, stage_);
         suspend.reactor().add_poller(generator);
-        stage_.store(Stage::kWarmUp, std::memory_order_relaxed);
+        if (index == 0) {
+            conduct(suspend, generator);
+        } else {
+            ready_.fetch_add(1);
+        }
+        generator.wait(suspend);
+        suspend.reactor().remove_poller(generator);
+        worker.counts = generator.counts();
+        if (const Error* error = generator.error()) {
+            worker.failed = true;
+            worker.error = *error;
+        }
+    }
+
+    void conduct(Suspend& suspend, const LoadGenerator& generator) {
+        const Workload& workload = result_.workload;
+        while (ready_.load() + 1 < workload.queues && running()) suspend.sleep_us(kThreadPauseUs);
+        switch_stage(Stage::kWaiting, Stage::kWarmUp);
         pass_time(suspend, "warming up", workload.warm_up_seconds);
         switch_stage(Stage::kWarmUp, Stage::kMeasure);
         // A device that is slower than that is measured by one I/O at least.
@@ -194,11 +260,6 @@ class Benchmark {
         } while (generator.measured() == 0 && !stopped() && running());
         result_.interrupted = stopped();
         stage_.store(Stage::kStop, std::memory_order_relaxed);
-        generator.wait(suspend);
-        suspend.reactor().remove_poller(generator);
-        if (const Error* error = generator.error()) return failed(*error);
-        collect(generator, result_.queues[0]);
-        return {};
     }
 
     // An error may have stopped everything meanwhile.
@@ -223,8 +284,7 @@ class Benchmark {
         return static_cast<double>(suspend.reactor().now_us() - begin) / 1e6;
     }
 
-    void collect(const LoadGenerator& generator, QueueResult& queue) {
-        const LoadCounts& counts = generator.counts();
+    void collect(const LoadCounts& counts, QueueResult& queue) {
         result_.reads.merge(counts.reads);
         result_.writes.merge(counts.writes);
         queue.ios = counts.reads.count() + counts.writes.count();
@@ -240,11 +300,20 @@ class Benchmark {
             ios == 0 ? 0 : static_cast<double>(busy_cycles_) / static_cast<double>(ios);
     }
 
+    // What a queue's thread leaves behind.
+    struct Worker {
+        LoadCounts counts;
+        bool failed = false;
+        Error error{};
+    };
+
     const std::string& name_;
     const BenchmarkHooks& hooks_;
     BenchmarkResult result_;
     std::unique_ptr<Device> device_;
     std::atomic<Stage> stage_ = Stage::kWaiting;
+    std::vector<Worker> workers_;
+    std::atomic<std::uint32_t> ready_ = 0, ended_ = 0;  // threads of queues 1 and up
     std::uint64_t busy_cycles_ = 0;
 };
 

@@ -45,6 +45,9 @@ void describe_options(CLI::App& app, Arguments& arguments) {
     app.add_option("-d,--depth", workload.depth, "I/Os under way on each queue")
         ->check(CLI::Range(1, 4095))
         ->capture_default_str();
+    app.add_option("-Q,--queues", workload.queues, "Queue pairs, each with a thread of its own")
+        ->check(CLI::Range(1, 256))
+        ->capture_default_str();
     app.add_option("-t,--time", workload.seconds, "Seconds to measure")
         ->check(CLI::Range(0.01, 1e6))
         ->capture_default_str();
