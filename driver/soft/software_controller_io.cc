@@ -155,7 +155,8 @@ void SoftwareController::medium_done(MediumOperation& operation, MediumStatus st
     if (command.aside != nullptr) [[unlikely]] {
         if (command.opcode == static_cast<std::uint8_t>(Opcode::kCompare) && status.code == 0 &&
             !command.equals_aside()) {
-            status = MediumStatus(Status::kCompareFailure);
+            // Without DNR, as others do too: the host has to know that trying again is no use.
+            status = MediumStatus(Status::kCompareFailure, false);
         }
         command.aside.reset();
     }

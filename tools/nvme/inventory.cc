@@ -58,6 +58,9 @@ void describe(std::string& text, const ControllerSummary& controller, bool with_
         for (const std::string& use : disk.uses) append(text, "        %s\n", use.c_str());
     }
     if (!with_missing) return;
+    if (!controller.numa_node.empty()) {
+        append(text, "    NUMA node: %s\n", controller.numa_node.c_str());
+    }
     append(text, "    IOMMU: %s%s\n", iommu_name(controller.iommu),
            controller.iommu_group ? (", group " + std::to_string(*controller.iommu_group)).c_str()
                                   : "");
