@@ -164,22 +164,36 @@ void Checker::check_links() {
 }
 
 Result<void> Checker::check_orphans(Suspend& suspend) {
-    const std::uint64_t expected = found_.size() + state_.reaper.waiting();
+    std::uint64_t expected = found_.size() + state_.reaper.waiting();
     const std::uint64_t blobs = state_.store->space().blobs;
     if (blobs == expected) {
         return {};
     }
-    complaints_.push_back("the store holds " + std::to_string(blobs) + " inodes, and " +
-                          std::to_string(expected) + " have a name or are in use");
+    std::vector<InodeNumber> nameless;
     const std::uint64_t end = value(to_inode(state_.store->allocate_id()));
     for (std::uint64_t number = 1; number < std::min(end, kMaxProbes); ++number) {
         const auto inode = static_cast<InodeNumber>(number);
         if (found_.contains(number) || state_.reaper.contains(inode)) {
             continue;
         }
-        if (state_.store->attributes(suspend, to_blob(inode))) {
-            complain(inode, "has no name");
+        const auto attributes = state_.store->attributes(suspend, to_blob(inode));
+        if (!attributes) {
+            continue;
         }
+        const auto decoded = decode_inode(attributes->block, inode);
+        if (state_.store->read_only() && (!decoded || decoded->block.nlink == 0)) {
+            ++expected;  // what was unlinked before a crash waits for a writable open
+        } else {
+            nameless.push_back(inode);
+        }
+    }
+    if (blobs == expected) {
+        return {};
+    }
+    complaints_.push_back("the store holds " + std::to_string(blobs) + " inodes, and " +
+                          std::to_string(expected) + " have a name or are in use");
+    for (const InodeNumber inode : nameless) {
+        complain(inode, "has no name");
     }
     return {};
 }

@@ -250,6 +250,10 @@ tl::unexpected<CheckFailure> cannot_open(const CheckRequest& request, const Erro
 
 }  // namespace
 
+Outcome check_opened(Suspend& suspend, Device& device, CheckRequest& request) {
+    return Session(suspend, device, request).run();
+}
+
 Outcome check_device(CheckRequest request) {
     const driver::EnvironmentOptions environment{.memory_bytes = kMemoryBytes,
                                                  .physical = driver::names_pcie(request.device)};
@@ -262,7 +266,7 @@ Outcome check_device(CheckRequest request) {
             suspend, request.device,
             {.read_only = request.mode == RepairMode::kNone, .lock_wait_ms = request.lock_wait_ms});
         if (!device) return cannot_open(request, device.error());
-        Outcome outcome = Session(suspend, **device, request).run();
+        Outcome outcome = check_opened(suspend, **device, request);
         const auto closed = (*device)->close(suspend);
         if (outcome && !closed) {
             return failure("closing " + request.device + ": " + closed.error().message());

@@ -65,4 +65,8 @@ struct CheckFailure {
 // program knows.
 tl::expected<CheckReport, CheckFailure> check_device(CheckRequest request);
 
+// The same on a device that is open, for writing unless the mode is kNone; from a fiber. Suspends.
+tl::expected<CheckReport, CheckFailure> check_opened(driver::Suspend& suspend,
+                                                     driver::Device& device, CheckRequest& request);
+
 }  // namespace blobfs::fsck
