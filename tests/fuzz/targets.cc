@@ -114,7 +114,7 @@ void fuzz_log(std::string_view bytes) {
                 return {};
             });
         if (!taken) return;
-        CHECK(*taken > 0 && *taken <= bytes.size() && operations > 0);
+        CHECK(*taken > 0 && *taken <= bytes.size() && operations <= *taken);
         bytes.remove_prefix(*taken);
     }
 }
