@@ -178,10 +178,11 @@ Result<void> Checker::check_orphans(Suspend& suspend) {
             continue;
         }
         const auto attributes = state_.store->attributes(suspend, to_blob(inode));
-        if (!attributes) {
+        if (!attributes && attributes.error().code == Errc::kNotFound) {
             continue;
         }
-        const auto decoded = decode_inode(attributes->block, inode);
+        const auto decoded = attributes ? decode_inode(attributes->block, inode)
+                                        : Result<DecodedInode>(fail(attributes.error()));
         if (state_.store->read_only() && (!decoded || decoded->block.nlink == 0)) {
             ++expected;  // what was unlinked before a crash waits for a writable open
         } else {
