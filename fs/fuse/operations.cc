@@ -209,6 +209,7 @@ void Operations::forget(const Request& request) {
     if (request.header().opcode == FUSE_FORGET) {
         if (const auto in = arguments.take<fuse_forget_in>()) {
             lost_writes_.erase(request.header().nodeid);
+            space_notices_.erase(request.header().nodeid);
             filesystem_.forget(request.inode(), in->nlookup);
         }
         return;
@@ -219,6 +220,7 @@ void Operations::forget(const Request& request) {
         const auto one = arguments.take<fuse_forget_one>();
         if (!one) return;
         lost_writes_.erase(one->nodeid);
+        space_notices_.erase(one->nodeid);
         filesystem_.forget(InodeNumber{one->nodeid}, one->nlookup);
     }
 }
@@ -441,6 +443,20 @@ Result<void> Operations::note_lost_write(Suspend& suspend, Request& request, con
     return {};
 }
 
+void Operations::note_space(Request& request) {
+    const auto now = std::chrono::steady_clock::now();
+    if (space_notices_.size() >= kManySpaceNotices) {
+        absl::erase_if(space_notices_, [&](const auto& entry) {
+            return !entry.second.owed && now - entry.second.last >= kSpaceNoticeInterval;
+        });
+    }
+    SpaceNotice& notice = space_notices_[request.header().nodeid];
+    notice.owed = now - notice.last < kSpaceNoticeInterval;
+    if (notice.owed) return;
+    notice.last = now;
+    request.make_stale(request.inode());
+}
+
 // Data. -----------------------------------------------------------------------------------------
 
 Result<Reply> Operations::read(Suspend& suspend, Request& request) {
@@ -478,8 +494,7 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
         if (options.from_cache) TRY(note_lost_write(suspend, request, written.error()));
         return fail(written.error());
     }
-    // The kernel would show the space that the file took before its cache was written out.
-    if (options.from_cache && written->allocated) request.make_stale(request.inode());
+    if (options.from_cache && written->allocated) note_space(request);
     return written_reply(request, written->bytes);
 }
 
@@ -488,6 +503,9 @@ Result<Reply> Operations::fsync(Suspend& suspend, Request& request) {
     const auto in = arguments.take<fuse_fsync_in>();
     if (!in) return malformed();
     lost_writes_.erase(request.header().nodeid);  // the kernel reports them itself
+    if (const auto notice = space_notices_.extract(request.header().nodeid)) {
+        if (notice.mapped().owed) request.make_stale(request.inode());
+    }
     TRY(filesystem_.fsync(suspend, request.inode(), (in->fsync_flags & FUSE_FSYNC_FDATASYNC) != 0));
     return Reply{};
 }

@@ -3,6 +3,9 @@
 // The requests of the kernel in terms of the Filesystem: one short function each, which returns
 // what is to be answered. Permissions are the kernel's (default_permissions). Reactor thread.
 
+#include <absl/container/flat_hash_map.h>
+
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <unordered_map>
@@ -70,11 +73,24 @@ class Operations final : public Service {
     // error instead.
     Result<void> note_lost_write(driver::Suspend& suspend, Request& request, const Error& error);
 
+    // The kernel keeps the space of a file (st_blocks) that it knew before it wrote its cache out,
+    // and has to be told that it asks anew: with the first WRITE that allocates, then at most once
+    // in kSpaceNoticeInterval, since each time the next write(2) waits for a GETATTR, and with
+    // FSYNC. close(2) makes the kernel ask by itself.
+    void note_space(Request& request);
+    struct SpaceNotice {
+        std::chrono::steady_clock::time_point last{};
+        bool owed = false;  // something was allocated since
+    };
+    static constexpr std::chrono::milliseconds kSpaceNoticeInterval{100};
+    static constexpr std::size_t kManySpaceNotices = 4096;
+
     static constexpr std::size_t kMaxLostWrites = 4096;
     Filesystem& filesystem_;
     CacheWriteBack* write_back_;
     std::unordered_map<std::uint64_t, Error>
         lost_writes_;  // by inode, not yet reported by write(2)
+    absl::flat_hash_map<std::uint64_t, SpaceNotice> space_notices_;  // by inode, of late
 };
 
 }  // namespace blobfs::fs::fuse

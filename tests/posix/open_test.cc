@@ -308,7 +308,6 @@ TEST_F(Tmpfile, LinkDoesNotReplace) {
 TEST_F(Tmpfile, WithExclItNeverGetsAName) {
     const Descriptor file(".", O_TMPFILE | O_EXCL | O_RDWR, 0640);
     ASSERT_TRUE(file.open());
-    UNLESS_ON("blobfs", "the kernel does not tell a FUSE filesystem of O_EXCL with O_TMPFILE");
     EXPECT_EQ(error(linkat(AT_FDCWD, path_of(file).c_str(), AT_FDCWD, "name", AT_SYMLINK_FOLLOW)),
               "ENOENT");
 }
