@@ -63,7 +63,8 @@ class Directory {
 std::uint64_t first_key_of(std::string_view name);
 
 // A record of a directory, checked: the only place where its bytes become an entry. kCorrupt
-// (address: the directory) for whatever Directory::put() cannot have made. The name lies in `bytes`.
+// (address: the directory) for whatever Directory::put() cannot have made. The name lies in
+// `bytes`.
 Result<EntryView> decode_entry(InodeNumber directory, std::string_view key, std::string_view bytes);
 
 // A name that may stand in a directory: kTooLong, kNotFound for none, kExists for "." and "..",

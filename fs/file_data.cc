@@ -97,7 +97,7 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
         return Written{};
     }
     TRY_ASSIGN(const Written done, write_fitting(suspend, state, *inode, offset, from));
-    if (!options.from_cache) {
+    if (!options.keep_times) {
         state.note_modification(*inode);
     }
     return done;
@@ -142,7 +142,7 @@ Result<void> Filesystem::fsync(Suspend& suspend, InodeNumber inode, bool datasyn
 }
 
 Result<void> Filesystem::fallocate(Suspend& suspend, InodeNumber number, std::uint32_t mode,
-                                   std::uint64_t offset, std::uint64_t bytes) {
+                                   std::uint64_t offset, std::uint64_t bytes, bool keep_times) {
     const bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
     const std::uint32_t action = mode & ~std::uint32_t{FALLOC_FL_KEEP_SIZE};
     const bool punch = action == FALLOC_FL_PUNCH_HOLE;
@@ -166,7 +166,9 @@ Result<void> Filesystem::fallocate(Suspend& suspend, InodeNumber number, std::ui
         if (punch || zero) {
             InodeChanges changes(store, state_->table);
             TRY(store.deallocate(suspend, blob, offset, bytes, changes.transaction()));
-            set_modified(changes.edit(*inode), state_->now());
+            if (!keep_times) {
+                set_modified(changes.edit(*inode), state_->now());
+            }
             if (punch) {
                 changes.transaction().set_urgent();
             }
@@ -189,7 +191,9 @@ Result<void> Filesystem::fallocate(Suspend& suspend, InodeNumber number, std::ui
         if (!keep_size && offset + bytes > inode->size) {
             TRY(store.truncate(suspend, blob, offset + bytes, changes.transaction()));
         }
-        set_modified(changes.edit(*inode), state_->now());
+        if (!keep_times) {
+            set_modified(changes.edit(*inode), state_->now());
+        }
         const auto committed = changes.commit(suspend);
         inode->invalidate_space();
         return committed;
@@ -226,7 +230,8 @@ Result<std::uint64_t> Filesystem::seek(Suspend& suspend, InodeNumber number, std
 
 Result<std::size_t> Filesystem::copy_file_range(Suspend& suspend, InodeNumber from,
                                                 std::uint64_t from_offset, InodeNumber to,
-                                                std::uint64_t to_offset, std::uint64_t bytes) {
+                                                std::uint64_t to_offset, std::uint64_t bytes,
+                                                bool keep_times) {
     bytes = std::min(bytes, kMaxCopyBytes);
     if (from_offset > kMaxFileBytes || to_offset > kMaxFileBytes ||
         bytes > kMaxFileBytes - to_offset) {
@@ -255,7 +260,7 @@ Result<std::size_t> Filesystem::copy_file_range(Suspend& suspend, InodeNumber fr
         }
         const auto written =
             write(suspend, to, to_offset + done, state_->copy_buffer.span().first(*got),
-                  {.kill_privileges = true});
+                  {.keep_times = keep_times, .kill_privileges = true});
         if (!written) {
             if (done == 0) {
                 return fail(written.error());

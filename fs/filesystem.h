@@ -77,9 +77,9 @@ struct SetAttributes {
 };
 
 struct WriteOptions {
-    // From the kernel's writeback cache (FUSE_WRITE_CACHE): the kernel owns the times and will tell
-    // them by setattr(); they are left alone.
-    bool from_cache = false;
+    // The kernel owns the times (its writeback cache is on) and will tell them by setattr(): they
+    // are left alone.
+    bool keep_times = false;
     bool kill_privileges = false;  // as in SetAttributes (FUSE_WRITE_KILL_SUIDGID)
     bool durable = false;          // O_SYNC, O_DSYNC: as if followed by fsync()
 };
@@ -204,16 +204,17 @@ class Filesystem {
     // when it returns. datasync: times may be left out. For directories too.
     Result<void> fsync(Suspend& suspend, InodeNumber inode, bool datasync);
     // mode: 0, FALLOC_FL_KEEP_SIZE, KEEP_SIZE|PUNCH_HOLE, ZERO_RANGE (| KEEP_SIZE) of
-    // linux/falloc.h.
+    // linux/falloc.h. keep_times: as in WriteOptions.
     Result<void> fallocate(Suspend& suspend, InodeNumber inode, std::uint32_t mode,
-                           std::uint64_t offset, std::uint64_t bytes);
+                           std::uint64_t offset, std::uint64_t bytes, bool keep_times = false);
     // lseek(2) SEEK_DATA, SEEK_HOLE; kSystem with ENXIO beyond the last.
     Result<std::uint64_t> seek(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
                                SeekFor what);
     // Fewer bytes than asked at the end of the source, and beyond kMaxCopyBytes at a time.
     Result<std::size_t> copy_file_range(Suspend& suspend, InodeNumber from,
                                         std::uint64_t from_offset, InodeNumber to,
-                                        std::uint64_t to_offset, std::uint64_t bytes);
+                                        std::uint64_t to_offset, std::uint64_t bytes,
+                                        bool keep_times = false);
 
     // Extended attributes. Namespaces user., trusted., security., and system.posix_acl_access and
     // _default (interpreted: the access ACL changes the mode); others kNotSupported. -------------

@@ -83,7 +83,9 @@ Result<Attributes> set_attributes(Suspend& suspend, Filesystem::State& state, In
         if (wanted.kill_privileges) {
             TRY(kill_privileges(suspend, *state.store, *inode, block, changes.transaction()));
         }
-        set_mtime(block, time);
+        if (*wanted.size != inode->size) {
+            set_mtime(block, time);
+        }
         changed = true;
     }
     if (wanted.atime || wanted.atime_now) {

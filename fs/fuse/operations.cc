@@ -88,6 +88,11 @@ std::uint64_t aligned(std::uint64_t bytes) {
     return (bytes + sizeof(std::uint64_t) - 1) & ~(sizeof(std::uint64_t) - 1);
 }
 
+// With the writeback cache the kernel stamps every change of a regular file's content, direct
+// writes and fallocate included, shows its own time whatever we say, and tells it by SETATTR when
+// it differs from what it told last. A time of ours would be another one, and show after a remount.
+constexpr bool kKernelOwnsTimes = true;
+
 constexpr std::uint32_t kSetIdBits = S_ISUID | S_ISGID;
 
 // What is left of a mode when somebody without privileges has changed the file. Without the bit to
@@ -474,8 +479,9 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto in = arguments.take<fuse_write_in>();
     if (!in || in->size > arguments.rest().size()) return malformed();
+    const bool from_cache = (in->write_flags & FUSE_WRITE_CACHE) != 0;
     const WriteOptions options{
-        .from_cache = (in->write_flags & FUSE_WRITE_CACHE) != 0,
+        .keep_times = kKernelOwnsTimes,
         .kill_privileges = (in->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0,
         // The kernel follows a synchronous write with an FSYNC, an asynchronous one (libaio,
         // io_uring) it does not.
@@ -491,10 +497,10 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
     const Result<Written> written = filesystem_.write(suspend, request.inode(), in->offset,
                                                       request.data().first(in->size), options);
     if (!written) {
-        if (options.from_cache) TRY(note_lost_write(suspend, request, written.error()));
+        if (from_cache) TRY(note_lost_write(suspend, request, written.error()));
         return fail(written.error());
     }
-    if (options.from_cache && written->allocated) note_space(request);
+    if (from_cache && written->allocated) note_space(request);
     return written_reply(request, written->bytes);
 }
 
@@ -524,7 +530,8 @@ Result<Reply> Operations::fallocate(Suspend& suspend, Request& request) {
             request.make_stale(request.inode());
         }
     }
-    TRY(filesystem_.fallocate(suspend, request.inode(), in->mode, in->offset, in->length));
+    TRY(filesystem_.fallocate(suspend, request.inode(), in->mode, in->offset, in->length,
+                              kKernelOwnsTimes));
     return Reply{};
 }
 
@@ -556,9 +563,9 @@ Result<Reply> Operations::copy_file_range(Suspend& suspend, Request& request) {
     TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, InodeNumber{in->nodeid_out}));
     // The answer has 32 bits for the length; who asked for more asks again for the rest.
     TRY_ASSIGN(const std::size_t bytes,
-               filesystem_.copy_file_range(suspend, request.inode(), in->off_in,
-                                           InodeNumber{in->nodeid_out}, in->off_out,
-                                           std::min<std::uint64_t>(in->len, kMaxCopyBytes)));
+               filesystem_.copy_file_range(
+                   suspend, request.inode(), in->off_in, InodeNumber{in->nodeid_out}, in->off_out,
+                   std::min<std::uint64_t>(in->len, kMaxCopyBytes), kKernelOwnsTimes));
     if ((before.mode & kSetIdBits) != 0) request.make_stale(InodeNumber{in->nodeid_out});
     return written_reply(request, bytes);
 }

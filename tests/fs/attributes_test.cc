@@ -143,7 +143,7 @@ TEST_F(AttributesTest, EachOperationChangesTheTimesThatItShould) {
             {"readdir", directory, "a", [&] { names(suspend, directory); }},
             {"write", file, "mc", [&] { must(write(suspend, file, 3, "y")); }},
             {"write from the cache", file, "",
-             [&] { must(write(suspend, file, 3, "y", {.from_cache = true})); }},
+             [&] { must(write(suspend, file, 3, "y", {.keep_times = true})); }},
             {"write of nothing", file, "", [&] { must(write(suspend, file, 3, "")); }},
             {"truncate", file, "mc",
              [&] { must(fs->setattr(suspend, kRootUser, file, {.size = 8000})); }},
