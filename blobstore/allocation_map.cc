@@ -101,10 +101,14 @@ Result<std::unique_ptr<MapPage>> AllocationMap::read(Suspend& suspend, std::uint
     if (!load_buffer_) {
         TRY_ASSIGN(load_buffer_, DmaBuffer::allocate(io_.geometry().page_bytes));
     }
-    TRY(io_.read(suspend, pointer, load_buffer_.span()));
     auto page = blank(level, index);
     page->pointer = pointer;
-    TRY(decode(*page, free_blocks));
+    Result<void> loaded = io_.read(suspend, pointer, load_buffer_.span());
+    if (loaded) loaded = decode(*page, free_blocks);
+    if (!loaded) {
+        io_.report(loaded.error());
+        return fail(loaded.error());
+    }
     return page;
 }
 

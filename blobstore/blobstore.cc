@@ -1,5 +1,6 @@
 #include "blobstore/blobstore.h"
 
+#include <spdlog/spdlog.h>
 #include <sys/random.h>
 
 #include <algorithm>
@@ -204,6 +205,12 @@ Result<std::unique_ptr<Blobstore>> Blobstore::open(Suspend& suspend, Device& dev
                                                    const OpenOptions& options) {
     TRY_ASSIGN(const SuperblockSlots slots, read_superblocks(suspend, device));
     TRY_ASSIGN(const Superblock newest, slots.newest());
+    for (const auto& slot : slots.slots) {
+        if (slot) continue;
+        spdlog::warn("{}: {}; going on with the other one{}", device.properties().name,
+                     slot.error().message(),
+                     options.read_only ? "" : ", from which it is written anew");
+    }
     OpenOptions chosen = options;
     chosen.read_only = options.read_only || device.properties().read_only;
     if (!chosen.read_only) {

@@ -134,6 +134,7 @@ Result<void> PageCache::load(Suspend& suspend, PageIo& io, const PagePointer& po
             load->outcome = fail(Errc::kCorrupt, damage, pointer.block * kBlockBytes);
         }
     }
+    if (!load->outcome) io.report(load->outcome.error());
     frame->loading = false;
     if (load->outcome && by_block_.contains(pointer.block)) {
         // A damaged allocation map gave the address away meanwhile: the new page stands.

@@ -1,6 +1,7 @@
 #include "blobstore/page_io.h"
 
 #define XXH_INLINE_ALL
+#include <spdlog/spdlog.h>
 #include <xxhash.h>
 
 #include <cstddef>
@@ -36,6 +37,14 @@ Result<void> PageIo::read(Suspend& suspend, const PagePointer& pointer, DmaSpan 
     }
     TRY(device_.read(suspend, offset, into));
     return verify(pointer, into);
+}
+
+void PageIo::report(const Error& error) {
+    constexpr std::size_t kMostReports = 1000;
+    if (error.code != Errc::kCorrupt || reported_.size() >= kMostReports) return;
+    if (!reported_.insert(error.address).second) return;
+    spdlog::error("{}: {}: what needs it fails; unmount and run fsck.blobfs",
+                  device_.properties().name, error.message());
 }
 
 Result<void> PageIo::verify(const PagePointer& pointer, ConstDmaSpan page) const {

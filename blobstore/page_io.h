@@ -3,6 +3,8 @@
 // Reads and seals metadata pages: the one place where a page's magic, kind, address, generation,
 // filesystem and checksum are set and checked. Reactor thread.
 
+#include <absl/container/flat_hash_set.h>
+
 #include <array>
 #include <cstdint>
 
@@ -32,8 +34,11 @@ class PageIo {
     // check: validate_page() for the tree. Suspends.
     Result<void> read(Suspend& suspend, const PagePointer& pointer, DmaSpan into);
 
-    // The checks of read() on bytes that are in memory already. Any bytes whatever. Does not suspend.
+    // The checks of read() on bytes that are in memory already. Any bytes whatever. Does not
+    // suspend.
     [[nodiscard]] Result<void> verify(const PagePointer& pointer, ConstDmaSpan page) const;
+    // One line in the log for a page that was needed and is damaged; each page once.
+    void report(const Error& error);
     // What the page says of itself, when it is a whole page of this filesystem that was written for
     // that place: for finding pages that nothing points to any more. kCorrupt otherwise.
     [[nodiscard]] Result<PagePointer> identify(BlockIndex block, ConstDmaSpan page) const;
@@ -51,6 +56,7 @@ class PageIo {
   private:
     Device& device_;
     Geometry geometry_;
+    absl::flat_hash_set<std::uint64_t> reported_;
 };
 
 }  // namespace blobfs::blobstore

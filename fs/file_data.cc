@@ -97,6 +97,11 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
         return Written{};
     }
     TRY_ASSIGN(const Written done, write_fitting(suspend, state, *inode, offset, from));
+    // The kernel takes a short count from its cache for all of it: what does not fit would be lost,
+    // and the next fsync would not tell.
+    if (options.whole && done.bytes < from.size()) {
+        return fail(Errc::kNoSpace, "writing a file", value(number));
+    }
     if (!options.keep_times) {
         state.note_modification(*inode);
     }

@@ -82,6 +82,9 @@ struct WriteOptions {
     bool keep_times = false;
     bool kill_privileges = false;  // as in SetAttributes (FUSE_WRITE_KILL_SUIDGID)
     bool durable = false;          // O_SYNC, O_DSYNC: as if followed by fsync()
+    // From the kernel's writeback cache (FUSE_WRITE_CACHE), which takes a short count for all: what
+    // does not fit whole is kNoSpace, though a part of it may have been written.
+    bool whole = false;
 };
 
 struct Written {
@@ -197,7 +200,7 @@ class Filesystem {
     // Fewer bytes than asked only at the end of the file. quietly: the access time stays.
     Result<std::size_t> read(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
                              DmaSpan into, bool quietly = false);
-    // Fewer bytes than given only when the device became full on the way.
+    // Fewer bytes than given only when the device became full on the way (WriteOptions::whole).
     Result<Written> write(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
                           ConstDmaSpan from, const WriteOptions& options);
     // Data and everything needed to read it, and the names that lead to a new file, are durable

@@ -1,5 +1,6 @@
 #include "mkfs/format_device.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -206,6 +207,24 @@ void discard(Suspend& suspend, Device& device, FormatRequest& request) {
     }
 }
 
+// The log of a sparse file gets its blocks now, so that a full filesystem around the file cannot
+// stop it later: then nothing could be made durable, deleting included.
+tl::expected<void, std::string> keep_room_for_log(const Target& target,
+                                                  const FormatReport& report) {
+    if (target.kind != Target::Kind::kNewFile && target.kind != Target::Kind::kFile) return {};
+    const int descriptor = ::open(target.path.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor < 0) return {};
+    const std::uint64_t bytes =
+        blobstore::kLogStartBlock * blobstore::kBlockBytes + report.log_bytes;
+    const int done = ::fallocate(descriptor, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes));
+    const bool full = done != 0 && (errno == ENOSPC || errno == EDQUOT);
+    ::close(descriptor);
+    if (!full) return {};
+    return refuse("formatting " + target.name +
+                  " failed: the filesystem that holds it has no room for " +
+                  std::to_string(bytes >> 20) + " MiB: make room there, or put it elsewhere");
+}
+
 // Runs on a fiber with the device open; sets what the report does not know yet.
 tl::expected<void, std::string> format_opened(Suspend& suspend, Device& device, Target& target,
                                               FormatRequest& request, FormatReport& report) {
@@ -240,7 +259,7 @@ tl::expected<void, std::string> format_opened(Suspend& suspend, Device& device, 
     if (!info) return failed(info.error());
     report.inline_bytes = info->inline_bytes;
     report.log_bytes = info->log_bytes;
-    return {};
+    return keep_room_for_log(target, report);
 }
 
 tl::expected<void, std::string> open_and_format(Target& target, FormatRequest& request,

@@ -15,6 +15,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <optional>
@@ -106,6 +107,36 @@ class ThreadSettings {
     struct sigaction bus_ {};
 };
 
+// The EAL makes a folder for its files even when it has none, in a place that all users share, and
+// complains when it is another's. It is given one of its own, which goes as soon as it has started.
+class RuntimeFolder {
+  public:
+    RuntimeFolder() {
+        std::string pattern = "/tmp/blobfs-XXXXXX";
+        if (::mkdtemp(pattern.data()) == nullptr) return;
+        path_ = pattern;
+        if (const char* before = ::getenv(kVariable)) before_ = before;
+        ::setenv(kVariable, path_.c_str(), 1);
+    }
+    ~RuntimeFolder() {
+        if (path_.empty()) return;
+        std::error_code ignored;
+        std::filesystem::remove_all(path_, ignored);
+        if (before_) {
+            ::setenv(kVariable, before_->c_str(), 1);
+        } else {
+            ::unsetenv(kVariable);
+        }
+    }
+    RuntimeFolder(const RuntimeFolder&) = delete;
+    RuntimeFolder& operator=(const RuntimeFolder&) = delete;
+
+  private:
+    static constexpr const char* kVariable = "RUNTIME_DIRECTORY";
+    std::string path_;
+    std::optional<std::string> before_;
+};
+
 std::vector<std::string> arguments(const EnvironmentOptions& options, bool hugepages,
                                    std::size_t processor) {
     std::vector<std::string> list = {
@@ -140,6 +171,7 @@ Result<void> start(const EnvironmentOptions& options, bool hugepages) {
     rte_openlog_stream(stream);
 
     const ThreadSettings settings;
+    const RuntimeFolder folder;
     std::vector<std::string> list = arguments(options, hugepages, settings.first_processor());
     std::vector<char*> argv;
     argv.reserve(list.size() + 1);

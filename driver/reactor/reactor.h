@@ -2,9 +2,9 @@
 
 // The reactor: one thread that owns a queue pair, a blobstore and a filesystem, runs fibers and
 // polls. It spins for a short while after the last work, for longer while something is in flight
-// (and for as long as it takes where nothing else would notice its end), then sleeps in poll() on the
-// pollers' descriptors, the next timer, and an eventfd that other threads write only when the reactor
-// has announced that it sleeps. Only post() and notify() may be called from another thread.
+// (and for as long as it takes where nothing else would notice its end), then sleeps in poll() on
+// the pollers' descriptors, the next timer, and an eventfd that other threads write only when the
+// reactor has announced that it sleeps. Only post() and notify() may be called from another thread.
 
 #include <absl/functional/any_invocable.h>
 

@@ -15,6 +15,7 @@
 
 #include "driver/base/check.h"
 #include "driver/reactor/reactor.h"
+#include "driver/soft/loop_device.h"
 
 namespace blobfs::driver {
 
@@ -70,8 +71,10 @@ Result<void> FileMedium::open_file(Suspend& suspend, const std::string& path) {
     while (true) {
         descriptor_ = ::open(path.c_str(), flags, 0644);
         if (descriptor_ >= 0) break;
-        const int error = errno;
+        int error = errno;
         if (error == EINTR) continue;
+        // What kernels say that do not let anybody write to a block device that is mounted.
+        if (error == EPERM && block_device_ && geteuid() == 0) error = EBUSY;
         if (error != EBUSY ||
             suspend.reactor().now_us() - start_us >= std::uint64_t{options_.lock_wait_ms} * 1000) {
             return fail(errno_error(error, "opening the device file"));
@@ -94,11 +97,25 @@ Result<void> FileMedium::open_file(Suspend& suspend, const std::string& path) {
 }
 
 Result<void> FileMedium::lock(Suspend& suspend) {
+    TRY(lock(suspend, descriptor_));
+    // Who uses the file behind a loop device, by whatever name, uses this device.
+    for (int outer = descriptor_;;) {
+        const std::string path = loop_backing_file(outer);
+        if (path.empty()) return {};
+        outer =
+            ::open(path.c_str(), O_CLOEXEC | O_NOCTTY | (options_.read_only ? O_RDONLY : O_RDWR));
+        if (outer < 0) return {};  // it was deleted: nobody else can open it
+        backing_descriptors_.push_back(outer);
+        TRY(lock(suspend, outer));
+    }
+}
+
+Result<void> FileMedium::lock(Suspend& suspend, int descriptor) {
     struct flock range {};
     range.l_type = options_.read_only ? F_RDLCK : F_WRLCK;
     range.l_whence = SEEK_SET;
     const std::uint64_t start_us = suspend.reactor().now_us();
-    while (fcntl(descriptor_, F_OFD_SETLK, &range) != 0) {
+    while (fcntl(descriptor, F_OFD_SETLK, &range) != 0) {
         const int error = errno;
         if (error == EINTR) continue;
         if (error != EAGAIN && error != EACCES) {
@@ -195,6 +212,7 @@ FileMedium::~FileMedium() {
     if (ring_ready_) io_uring_queue_exit(&ring_);
     if (direct_descriptor_ >= 0) ::close(direct_descriptor_);
     if (descriptor_ >= 0) ::close(descriptor_);
+    for (const int descriptor : backing_descriptors_) ::close(descriptor);
 }
 
 // Whether direct I/O takes the operation's memory as it is.
@@ -344,6 +362,11 @@ MediumStatus FileMedium::status_for(const MediumOperation& operation, int error)
                       : operation.kind == MediumOperation::Kind::kFlush ? "flush"
                                                                         : "write",
                       operation.bytes, operation.offset, std::strerror(error));
+    }
+    if (error == ENOSPC && !block_device_ && !full_told_) {
+        full_told_ = true;
+        spdlog::error("{}: the filesystem that holds this file is full: make room there",
+                      properties_.name);
     }
     switch (error) {
         case ENOSPC:

@@ -3,9 +3,9 @@
 // A medium in a file or a block device, by io_uring. Direct I/O where the file has it, for every
 // transfer (memory that is not aligned for it is copied: BounceMemory), else the page cache. FLUSH
 // is fdatasync, FUA a write with RWF_DSYNC, deallocate punches a hole. Holds an OFD lock for as
-// long as it lives, exclusive for writing, shared for reading; block devices are opened with O_EXCL
-// too, so that the kernel refuses one that is mounted. Where io_uring is not to be had, system
-// calls that block take its place.
+// long as it lives, exclusive for writing, shared for reading, and on the file behind a loop
+// device, too; block devices are opened with O_EXCL, so that the kernel refuses one that is
+// mounted. Where io_uring is not to be had, system calls that block take its place.
 
 #include <liburing.h>
 
@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "driver/base/result.h"
 #include "driver/reactor/fiber.h"
@@ -56,6 +57,7 @@ class FileMedium final : public Medium {
     explicit FileMedium(const FileMediumOptions& options) : options_(options) {}
     Result<void> open_file(Suspend& suspend, const std::string& path);
     Result<void> lock(Suspend& suspend);
+    Result<void> lock(Suspend& suspend, int descriptor);
     Result<void> measure();
     void open_direct();
     void start_ring();
@@ -71,15 +73,17 @@ class FileMedium final : public Medium {
 
     FileMediumOptions options_;
     MediumProperties properties_;
-    int descriptor_ = -1;         // through the page cache; holds the lock
-    int direct_descriptor_ = -1;  // O_DIRECT, or -1
-    bool direct_ = false;         // transfers take that one
+    int descriptor_ = -1;                   // through the page cache; holds the lock
+    int direct_descriptor_ = -1;            // O_DIRECT, or -1
+    bool direct_ = false;                   // transfers take that one
+    std::vector<int> backing_descriptors_;  // the files behind a loop device; locked, too
     std::uint32_t memory_align_ = 512;
     std::uint32_t offset_align_ = 512;
     bool block_device_ = false;
     bool punch_hole_ = true;  // until the file system says no
     bool zero_range_ = true;
     bool warned_ = false;
+    bool full_told_ = false;
     bool transferred_ = false;  // a transfer has succeeded: direct I/O works, if it is used
     io_uring ring_{};
     bool ring_ready_ = false;

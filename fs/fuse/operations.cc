@@ -486,6 +486,7 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
         // The kernel follows a synchronous write with an FSYNC, an asynchronous one (libaio,
         // io_uring) it does not.
         .durable = (in->flags & O_DSYNC) != 0,
+        .whole = from_cache,
     };
     std::uint32_t mode = 0;
     if (options.kill_privileges) {

@@ -35,5 +35,22 @@ if [[ $EUID == 0 ]] && command -v mkfs.ext4 >/dev/null; then
         umount "$WORK/mnt/ext4"
     fi
 fi
+# A loop device over the file is the same device: neither gets in beside the other.
+if [[ $EUID == 0 ]] && loop=$(losetup -f --show "$image" 2>/dev/null); then
+    refused "in use|locked|mounted" "$BLOBFS_FUSE" "$loop" "$WORK/second"
+    refused "in use|locked|mounted" "$BLOBFS_MKFS" --force "$loop"
+    unmount_filesystem disk
+    "$BLOBFS_FUSE" "$loop" "$WORK/second"
+    equal "$(<"$WORK/second/file")" precious "the file through a loop device"
+    refused "in use|locked|mounted" "$BLOBFS_FUSE" "$image" "$(mount_of disk)"
+    umount "$WORK/second"
+    detached() {
+        losetup -d "$loop" 2>/dev/null || true
+        ! losetup "$loop" >/dev/null 2>&1
+    }
+    wait_until 20 detached || fail "the daemon does not let go of $loop"
+    mount_filesystem disk
+    equal "$(<"$(mount_of disk)/file")" precious "the file after that"
+fi
 unmount_filesystem disk
 ! "$BLOBFS_PROBE" locked "$image" 2>/dev/null || fail "the lock outlives the daemon"

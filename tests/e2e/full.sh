@@ -30,6 +30,39 @@ for round in 1 2 3; do
     wait_until 20 space_is_back || fail "round $round: $(free_bytes "$folder") of $free bytes came back"
 done
 
+# What fsync has acknowledged on the way to a full device is there afterwards: to the last byte.
+acknowledged=0
+while head -c 500000 /dev/zero | tr '\0' "$(printf '\\%03o' $((acknowledged % 200 + 40)))" 2>/dev/null >>"$folder/pieces" &&
+    sync "$folder/pieces" 2>/dev/null; do
+    acknowledged=$((acknowledged + 1))
+    ((acknowledged < 1000)) || fail "500 MB fit into 64 MiB"
+done
+remount_filesystem disk
+for ((n = 0; n < acknowledged; n++)); do
+    cmp -s -i $((n * 500000)):0 -n 500000 "$folder/pieces" <(head -c 500000 /dev/zero | tr '\0' "$(printf '\\%03o' $((n % 200 + 40)))") ||
+        fail "piece $n of $acknowledged, which fsync acknowledged, is not there"
+done
+say "$acknowledged pieces were acknowledged, and are there"
+rm "$folder/pieces"
+wait_until 20 space_is_back || fail "the space of the pieces did not come back"
+
+# A database is not damaged by a full device.
+if command -v sqlite3 >/dev/null; then
+    sqlite3 "$folder/db" 'create table t (a, b)'
+    inserts=0
+    while sqlite3 "$folder/db" 'insert into t select 2, randomblob(100000) from (values (1), (2), (3), (4), (5))' 2>"$WORK/error"; do
+        inserts=$((inserts + 1))
+        ((inserts < 1000)) || fail "500 MB fit into a database on 64 MiB"
+    done
+    for when in now "after a remount"; do
+        equal "$(sqlite3 "$folder/db" 'pragma integrity_check')" ok "the database, $when"
+        equal "$(sqlite3 "$folder/db" 'select count(*) from t')" $((inserts * 5)) "rows of the database, $when"
+        [[ $when == now ]] && remount_filesystem disk
+    done
+    rm "$folder"/db*
+    wait_until 20 space_is_back || fail "the space of the database did not come back"
+fi
+
 # Many small files, until names or data find no room.
 mkdir "$folder/small"
 i=0

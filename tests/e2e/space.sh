@@ -27,6 +27,13 @@ sync -f "$folder"
 near "$(allocated_bytes "$folder/ahead")" $((50 * mebibyte)) 1 "du of preallocated space"
 equal "$(head -c 1000000 "$folder/ahead" | tr -d '\0' | wc -c)" 0 "preallocated space reads as zeroes"
 near "$(used_bytes "$folder")" $((empty + 250 * mebibyte)) 6 "used after the copy"
+# Small data takes space, too: none would mean that there is a hole.
+seq 300 >"$folder/small"
+sync "$folder/small"
+(($(allocated_bytes "$folder/small") >= 1024)) || fail "du of a small file: $(allocated_bytes "$folder/small")"
+tar -C "$folder" -cSf "$WORK/small.tar" small
+tar -xOf "$WORK/small.tar" | cmp - "$folder/small" || fail "tar -S took a small file for a hole"
+rm "$folder/small"
 used=$(used_bytes "$folder")
 remount_filesystem disk
 near "$(used_bytes "$folder")" "$used" 2 "used after the remount"

@@ -168,6 +168,25 @@ TEST_F(Faults, FullMediumBelowIsNoSpace) {
     });
 }
 
+TEST_F(Faults, WriteFromTheCacheThatDoesNotFitWholeIsAnError) {
+    run([&](Suspend& suspend) {
+        const InodeNumber filler = make(suspend, "filler", 0);
+        const std::uint64_t available = fs->store().space().available_bytes;
+        must(fs->fallocate(suspend, filler, 0, 0, available - (200 << 10)));
+        const InodeNumber file = make(suspend, "new", 0);
+        std::memset(buffer.data(), 'z', buffer.size());
+        const ConstDmaSpan large = buffer.span().first(900 << 10);
+        // The kernel takes a short count for all when it writes its cache out.
+        const auto cached = fs->write(suspend, file, 4096, large, {.whole = true});
+        ASSERT_FALSE(cached);
+        EXPECT_EQ(to_errno(cached.error()), ENOSPC);
+        const auto direct = fs->write(suspend, file, 4096, large, {});
+        EXPECT_TRUE(direct ? direct->bytes < large.size() : direct.error().code == Errc::kNoSpace);
+        must(fs->unlink(suspend, kRootInode, "filler"));
+        expect_all_whole(suspend);
+    });
+}
+
 TEST_F(Faults, LogThatCannotBeWrittenMakesItReadOnlyAndTellsFsync) {
     for (const Kind kind : {Kind::kWrite, Kind::kFlush}) {
         run([&](Suspend& suspend) {
