@@ -99,16 +99,15 @@ Result<void> Blobstore::truncate(Suspend& suspend, BlobId blob, std::uint64_t si
     Transaction::State& transaction = handle.state();
     if (store.read_only) return fail(Errc::kReadOnly, "truncating blob", value(blob));
     if (size > kMaxBlobBytes) return fail(Errc::kTooLarge, "truncating blob", value(blob));
-    TRY(store.finish_earlier_truncate(suspend, blob));
     const std::uint64_t cluster = store.superblock.cluster_bytes;
-    BlobLock lock = store.locks.lock(suspend, blob, round_down(size, cluster), BlobLocks::kEnd,
-                                     BlobLocks::Mode::kExclusive);
+    TRY_ASSIGN(BlobLock lock,
+               store.lock_to_change(suspend, blob, round_down(size, cluster), BlobLocks::kEnd));
     TRY_ASSIGN(StoredAttributes attributes, store.load_attributes(suspend, blob));
     std::uint64_t locked_from = round_down(size, cluster);
     if ((attributes.head.flags & kBlobInline) != 0) {
         locked_from = 0;
         lock.release();
-        lock = store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+        TRY_ASSIGN(lock, store.lock_to_change(suspend, blob, 0, BlobLocks::kEnd));
         TRY_ASSIGN(attributes, store.load_attributes(suspend, blob));
     }
     if ((attributes.head.flags & kBlobInline) != 0) {
@@ -149,7 +148,7 @@ Result<void> Blobstore::truncate(Suspend& suspend, BlobId blob, std::uint64_t si
     } else if (size > attributes.head.size) {
         if (round_down(attributes.head.size, cluster) < locked_from) {
             lock.release();
-            lock = store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+            TRY_ASSIGN(lock, store.lock_to_change(suspend, blob, 0, BlobLocks::kEnd));
             TRY_ASSIGN(attributes, store.load_attributes(suspend, blob));
             // Made inline or cut meanwhile: as from the beginning.
             if (attributes.head.size >= size || (attributes.head.flags & kBlobInline) != 0) {
@@ -214,6 +213,16 @@ Result<void> Blobstore::State::finish_earlier_truncate(Suspend& suspend, BlobId 
     return {};
 }
 
+Result<BlobLock> Blobstore::State::lock_to_change(Suspend& suspend, BlobId blob,
+                                                  std::uint64_t first, std::uint64_t end) {
+    for (;;) {
+        TRY(finish_earlier_truncate(suspend, blob));
+        BlobLock lock = locks.lock(suspend, blob, first, end, BlobLocks::Mode::kExclusive);
+        // Whoever held it may have been a truncation that could not be finished.
+        if (!unfinished_truncations.contains(value(blob))) return lock;
+    }
+}
+
 Result<void> Blobstore::deallocate(Suspend& suspend, BlobId blob, std::uint64_t offset,
                                    std::uint64_t bytes, Transaction& handle) {
     State& store = *state_;
@@ -222,9 +231,7 @@ Result<void> Blobstore::deallocate(Suspend& suspend, BlobId blob, std::uint64_t 
     const std::uint64_t cluster = store.superblock.cluster_bytes;
     if (offset >= kMaxBlobBytes || bytes == 0) return {};
     std::uint64_t end = offset + std::min(bytes, kMaxBlobBytes - offset);
-    TRY(store.finish_earlier_truncate(suspend, blob));
-    BlobLock lock =
-        store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+    TRY_ASSIGN(BlobLock lock, store.lock_to_change(suspend, blob, 0, BlobLocks::kEnd));
     TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
     if ((attributes.head.flags & kBlobInline) != 0) {
         const Key key(blob, KeyKind::kInlineData);
@@ -288,9 +295,7 @@ Result<void> Blobstore::preallocate(Suspend& suspend, BlobId blob, std::uint64_t
     if (offset > kMaxBlobBytes || bytes > kMaxBlobBytes - offset) {
         return fail(Errc::kTooLarge, "allocating for blob", value(blob));
     }
-    TRY(store.finish_earlier_truncate(suspend, blob));
-    BlobLock lock =
-        store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+    TRY_ASSIGN(BlobLock lock, store.lock_to_change(suspend, blob, 0, BlobLocks::kEnd));
     TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
     if ((attributes.head.flags & kBlobInline) != 0) {
         if (offset + bytes <= store.inline_limit()) {

@@ -320,11 +320,10 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
     if (offset > kMaxBlobBytes || from.size() > kMaxBlobBytes - offset) {
         return fail(Errc::kTooLarge, "writing to blob", value(blob));
     }
-    TRY(store.finish_earlier_truncate(suspend, blob));
     const std::uint64_t end = offset + from.size();
     const std::uint64_t cluster = store.superblock.cluster_bytes;
-    BlobLock lock = store.locks.lock(suspend, blob, round_down(offset, cluster),
-                                     round_up(end, cluster), BlobLocks::Mode::kExclusive);
+    TRY_ASSIGN(BlobLock lock, store.lock_to_change(suspend, blob, round_down(offset, cluster),
+                                                   round_up(end, cluster)));
     std::uint64_t locked_from = round_down(offset, cluster);
     bool whole = false;
     for (;;) {
@@ -341,8 +340,7 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
             const std::uint64_t last = round_down(attributes.head.size, cluster);
             if (last < locked_from) {
                 lock.release();
-                lock = store.locks.lock(suspend, blob, last, round_up(end, cluster),
-                                        BlobLocks::Mode::kExclusive);
+                TRY_ASSIGN(lock, store.lock_to_change(suspend, blob, last, round_up(end, cluster)));
                 locked_from = last;
                 continue;
             }
@@ -353,7 +351,7 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
         } else if (!whole) {
             // Small data is one value in the tree: lock all of the blob and look again.
             lock.release();
-            lock = store.locks.lock(suspend, blob, 0, BlobLocks::kEnd, BlobLocks::Mode::kExclusive);
+            TRY_ASSIGN(lock, store.lock_to_change(suspend, blob, 0, BlobLocks::kEnd));
             whole = true;
             locked_from = 0;
             continue;

@@ -99,9 +99,13 @@ struct Blobstore::State {
     Result<void> finish_truncate(Suspend& suspend, const Truncation& truncation, BlobLock& lock);
     // The same, and a failure is remembered: the rest is tried again by finish_earlier_truncate().
     void try_finish_truncate(Suspend& suspend, const Truncation& truncation, BlobLock& lock);
-    // Before a change of the blob's data: an earlier truncation of it that could not be finished is
-    // finished now, or the change is refused with the reason. REQUIRES that no range is locked.
+    // An earlier truncation of the blob that could not be finished is finished now, or it is said
+    // why not. REQUIRES that the caller has locked no range of it.
     Result<void> finish_earlier_truncate(Suspend& suspend, BlobId blob);
+    // The exclusive lock of a range (bytes) of which the data is to change, with no unfinished
+    // truncation behind it. REQUIRES as before.
+    Result<BlobLock> lock_to_change(Suspend& suspend, BlobId blob, std::uint64_t first,
+                                    std::uint64_t end);
     Result<void> delete_blob(Suspend& suspend, BlobId blob);
 
     // Checkpoints (checkpoint.cc). --------------------------------------------------------------

@@ -236,6 +236,38 @@ TEST(BlobstoreSpace, RestOfATruncationThatCannotBeFreedConcernsItsBlobOnly) {
     });
 }
 
+TEST(BlobstoreSpace, WhoWaitedForATruncationThatFailsDoesNotWriteOverItsRest) {
+    StoreFixture fixture("mem:64MiB");
+    fixture.run([&](Suspend& suspend) {
+        Blobstore& store = *fixture.store;
+        const driver::DmaBuffer data = filled(4096, 7);
+        const BlobId blob = must(try_create(suspend, store));
+        for (std::uint64_t i = 0; i < 80; ++i) {
+            must(try_write(suspend, store, blob, i * 8192, data.span()));
+        }
+        put_extent(suspend, store, blob, 155, {.block = 1, .blocks = 1, .flags = 0});
+        driver::WaitGroup both;
+        both.add(2);
+        fixture.reactor.spawn([&](Suspend& fiber) {
+            must(try_truncate(fiber, store, blob, 9000));  // copies a cluster, so it takes time
+            both.done();
+        });
+        fixture.reactor.spawn([&](Suspend& fiber) {
+            EXPECT_TRUE(store.state().unfinished_truncations.empty()) << "came too late";
+            const auto written = try_write(fiber, store, blob, 9000, data.span());
+            EXPECT_TRUE(!written && written.error().code == Errc::kCorrupt);
+            both.done();
+        });
+        both.wait(suspend);
+        Transaction repair;
+        repair.state().erase(Key(blob, KeyKind::kExtent, 155));
+        must(store.commit(suspend, repair));
+        must(try_write(suspend, store, blob, 9000, data.span()));
+        EXPECT_EQ(must(store.attributes(suspend, blob)).size, 9000u + 4096u);
+        fixture.expect_sound(suspend);
+    });
+}
+
 TEST(BlobstoreSpace, WritesAMebibyteInPiecesIntoAFullMap) {
     // 256 extents in one transaction take few pages of the tree, and are not refused for many.
     StoreFixture fixture("mem:32MiB", {.page_bytes = 16384});
