@@ -1,131 +1,22 @@
 #include "blobstore/space_allocator.h"
 
-#include <absl/container/btree_map.h>
-#include <absl/container/flat_hash_map.h>
-#include <absl/container/flat_hash_set.h>
-
 #include <algorithm>
-#include <optional>
 #include <utility>
+
+#include "blobstore/space_allocator_state.h"
 
 namespace blobfs::blobstore {
 
-using driver::DmaBuffer;
-
 namespace {
 
-// Once something was found that is shorter than wanted, so many more bitmaps are looked at.
-constexpr int kMoreBitmaps = 32;
 // Pages are taken out of the map for the stash by so many at a time where there is space.
 constexpr std::uint64_t kStashChunkPages = 64;
-// DMA buffers for frozen pages that are kept from one checkpoint to the next.
-constexpr std::size_t kSpareBuffers = 128;
-// Searches that others disturb are begun anew so often.
+// Searches for pages that others disturb are begun anew so often.
 constexpr int kSearches = 8;
 // When less than that part of the device is free, small data goes where no page fits first.
 constexpr std::uint64_t kTightFraction = 4;
-// That many bitmaps are looked at for such a place.
-constexpr int kFragmentBitmaps = 32;
 
 }  // namespace
-
-struct SpaceAllocator::State {
-    State(PageIo& io_in, const Options& options_in)
-        : io(io_in), options(options_in), map(io_in, options_in.cached_map_pages) {
-        CHECK(options.cluster_blocks >= 1 && std::has_single_bit(options.cluster_blocks));
-    }
-
-    // Searching.
-    struct Search {
-        std::uint64_t from = 0;  // block
-        std::uint64_t wanted = 0;
-        std::uint64_t alignment = 1;
-    };
-    struct Found {
-        Run run{};               // held; empty: there is none
-        bool disturbed = false;  // or others took it meanwhile
-    };
-    Result<Found> find_and_hold(Suspend& suspend, const Search& search);
-    Result<Run> find_anywhere(Suspend& suspend, const Search& search);
-    Result<Run> find_fragment(Suspend& suspend, std::uint64_t from, std::uint64_t wanted);
-    [[nodiscard]] bool prefers_fragments(std::uint64_t wanted) const;
-    [[nodiscard]] std::uint64_t available_for_data() const;
-    Run look(MapPage& page, std::uint64_t from, const Search& search) const;
-    Run hold_at(std::uint64_t block, std::uint64_t wanted);
-    template <class Visit>
-    void for_groups(const Run& run, Visit&& visit) const;
-
-    // Pages.
-    [[nodiscard]] std::uint64_t pages_for_freeze() const;
-    // Pages of the stash that are not for the asking, by what asks.
-    enum class Purpose : std::uint8_t { kUrgent, kMetadata, kData };
-    [[nodiscard]] std::uint64_t pages_kept(Purpose purpose) const {
-        const std::uint64_t reserve = options.reserve_blocks / page_blocks();
-        return pages_for_freeze() + static_cast<std::uint64_t>(purpose) * reserve;
-    }
-    [[nodiscard]] std::uint64_t pages_kept(bool urgent) const {
-        return pages_kept(urgent ? Purpose::kUrgent : Purpose::kMetadata);
-    }
-    // What the stash lacks of what is kept from data; the pages that the next checkpoint gives back
-    // count as if they were there, or every copied page would stop data for a while.
-    [[nodiscard]] std::uint64_t pages_lacking() const {
-        const std::uint64_t kept = pages_kept(Purpose::kData);
-        const std::uint64_t have = stash_pages + pending_pages + quarantined_pages;
-        return kept > have && !no_place_for_pages ? kept - have : 0;
-    }
-    Result<void> fill_stash(Suspend& suspend);
-    void free(const Run& run);
-    void add_to_stash(std::uint64_t block, std::uint64_t pages);
-    std::uint64_t take_from_stash();
-    Result<void> grow_stash(Suspend& suspend, std::uint64_t pages);
-    void shrink_stash();
-    void set_cursors();
-
-    // Freezing.
-    struct Closure {
-        std::vector<std::uint64_t> missing_groups;
-        std::uint64_t pages = 0;  // that the freeze writes at most
-    };
-    [[nodiscard]] Closure closure() const;
-    Result<void> load_for_freeze(Suspend& suspend, const std::vector<std::uint64_t>& groups);
-    Result<void> check_pending() const;
-    void add_pending(const Run& run);
-    void quarantine_used(const Run& run);
-    void move_dirty_pages();
-
-    [[nodiscard]] std::uint32_t page_blocks() const { return io.blocks_per_page(); }
-
-    PageIo& io;
-    const Options options;
-    AllocationMap map;
-    Generation current{};
-    std::uint64_t data_cursor = 0;  // where the search for data begins that is not near anything
-    std::uint64_t page_home = 0;    // where the search for pages begins, always: they stay together
-    std::uint64_t fragment_cursor = 0;  // where the search for places that no page fits into begins
-
-    absl::btree_map<std::uint64_t, std::uint64_t> stash;  // block -> pages; held, page-aligned
-    std::uint64_t stash_pages = 0;
-    absl::flat_hash_set<std::uint64_t> made_now;  // pages taken for the tree in this generation
-    std::uint64_t stash_wanted = 0;  // the most that was asked for since the last release
-    // The last search for a page found no place, and nothing became free since.
-    bool no_place_for_pages = false;
-    std::uint64_t reserved_blocks = 0;  // by Reservations
-
-    absl::flat_hash_map<std::uint64_t, std::vector<Run>> pending;  // by group
-    std::size_t pending_runs = 0;
-    std::uint64_t pending_blocks = 0;
-    // Pages among the pending and among the quarantined blocks.
-    std::uint64_t pending_pages = 0, quarantined_pages = 0;
-    // The same for data.
-    std::uint64_t pending_data = 0, quarantined_data = 0;
-    std::optional<Error> damage;  // what free() was given and cannot be
-
-    std::vector<Run> quarantine;
-    std::uint64_t quarantined_blocks = 0;
-    bool frozen = false;  // between freeze() and release()
-    std::vector<MapPage*> pinned_for_freeze;
-    std::vector<DmaBuffer> spare_buffers, frozen_buffers;
-};
 
 SpaceAllocator::SpaceAllocator(PageIo& io, const Options& options)
     : state_(std::make_unique<State>(io, options)) {}
@@ -169,113 +60,6 @@ void SpaceAllocator::State::for_groups(const Run& run, Visit&& visit) const {
     }
 }
 
-// Searching. -------------------------------------------------------------------------------------
-
-// The best run of a bitmap; remembers how long it is when it is the longest.
-Run SpaceAllocator::State::look(MapPage& page, std::uint64_t from, const Search& search) const {
-    const Run run = map.find_free(page, from, search.wanted, search.alignment);
-    if (search.alignment == options.cluster_blocks && run.blocks < search.wanted) {
-        page.longest = static_cast<std::uint32_t>(run.blocks);
-    }
-    return run;
-}
-
-// The run of free blocks at that one, as long as wanted at most; empty when it is not free.
-Run SpaceAllocator::State::hold_at(std::uint64_t block, std::uint64_t wanted) {
-    const MapPage* page = map.resident_bitmap(map.group_of(block));
-    CHECK(page != nullptr);
-    const std::uint64_t base = page->index * map.bits_per_page();
-    const std::uint64_t end =
-        base + next_bit<true>(page->busy, block - base,
-                              std::min<std::uint64_t>(page->bits, block - base + wanted));
-    const Run run{BlockIndex{block}, round_down(end - block, options.cluster_blocks)};
-    if (run.blocks != 0) map.hold(run);
-    return run;
-}
-
-// One pass over the bitmaps with space, from that of `from` on and around. A damaged one is passed
-// over as long as there is space elsewhere.
-Result<SpaceAllocator::State::Found> SpaceAllocator::State::find_and_hold(Suspend& suspend,
-                                                                          const Search& search) {
-    const std::uint64_t first_group = map.group_of(search.from);
-    std::uint64_t best_group = 0;
-    std::uint64_t best_blocks = 0;
-    std::optional<Error> error;
-    int more = kMoreBitmaps;
-    bool around = false;
-    for (std::uint64_t group = first_group;; ++group) {
-        TRY_ASSIGN(group, map.next_group_with_space(suspend, group));
-        if (group >= map.group_count() && !around) {
-            around = true;
-            TRY_ASSIGN(group, map.next_group_with_space(suspend, 0));
-        }
-        if (group >= map.group_count() || (around && group >= first_group)) break;
-        const auto loaded = map.bitmap(suspend, group);
-        if (!loaded) {
-            error = loaded.error();
-            continue;
-        }
-        MapPage& page = **loaded;
-        if (page.free_blocks() < search.alignment) continue;
-        if (search.alignment >= options.cluster_blocks && page.longest <= best_blocks) continue;
-        const std::uint64_t base = group * map.bits_per_page();
-        const Run run = look(page, group == first_group ? search.from : base, search);
-        if (run.blocks >= search.wanted) {
-            map.hold(run);
-            return Found{.run = run};
-        }
-        if (run.blocks > best_blocks) {
-            best_blocks = run.blocks;
-            best_group = group;
-        }
-        if (best_blocks > 0 && --more <= 0) break;
-    }
-    if (best_blocks == 0) {
-        if (error) return fail(*error);
-        return Found{};
-    }
-    TRY_ASSIGN(MapPage* const page, map.bitmap(suspend, best_group));
-    const Run run = look(*page, best_group * map.bits_per_page(), search);
-    if (run.blocks != 0) map.hold(run);
-    return Found{.run = run, .disturbed = run.blocks == 0};
-}
-
-Result<Run> SpaceAllocator::State::find_anywhere(Suspend& suspend, const Search& search) {
-    for (int i = 0; i < kSearches; ++i) {
-        TRY_ASSIGN(const Found found, find_and_hold(suspend, search));
-        if (!found.disturbed) return found.run;
-    }
-    return Run{};
-}
-
-// A place where no page fits, from `from` on. Empty when none is near.
-Result<Run> SpaceAllocator::State::find_fragment(Suspend& suspend, std::uint64_t from,
-                                                 std::uint64_t wanted) {
-    std::uint64_t group = map.group_of(from);
-    bool around = false;
-    for (int i = 0; i < kFragmentBitmaps; ++i, ++group) {
-        TRY_ASSIGN(group, map.next_group_with_space(suspend, group));
-        if (group >= map.group_count()) {
-            if (around) break;
-            around = true;
-            TRY_ASSIGN(group, map.next_group_with_space(suspend, 0));
-            if (group >= map.group_count()) break;
-        }
-        const auto loaded = map.bitmap(suspend, group);
-        if (!loaded) continue;
-        const std::uint64_t base = group * map.bits_per_page();
-        const std::uint64_t begin = group == map.group_of(from) && !around ? from : base;
-        const Run run = map.find_fragment(**loaded, begin, wanted, options.cluster_blocks);
-        if (run.blocks == 0) continue;
-        map.hold(run);
-        fragment_cursor = run.first();
-        return run;
-    }
-    // The next search begins where this one gave up.
-    fragment_cursor = group < map.group_count() ? group * map.bits_per_page() : 0;
-    return Run{};
-}
-
 bool SpaceAllocator::State::prefers_fragments(std::uint64_t wanted) const {
     return options.cluster_blocks < page_blocks() && wanted < page_blocks() &&
            map.free_blocks() < map.block_count() / kTightFraction;
@@ -316,18 +100,18 @@ Result<SpaceAllocator::Reservation> SpaceAllocator::reserve(Suspend& suspend,
     if (has_near && near % cluster == 0 && s.map.bitmap(suspend, s.map.group_of(near))) {
         const std::uint64_t blocks = wanted();
         if (blocks != 0) {
-            if (const Run run = s.hold_at(near, blocks); run.blocks != 0) return answer(run);
+            if (const Run run = s.search.take_at(near, blocks); run.blocks != 0) return answer(run);
         }
     }
     if (const std::uint64_t small = wanted(); small != 0 && s.prefers_fragments(small)) {
-        TRY_ASSIGN(const Run run, s.find_fragment(suspend, s.fragment_cursor, small));
+        TRY_ASSIGN(const Run run, s.search.find_fragment(suspend, small));
         if (run.blocks != 0) return answer(run);
     }
     const std::uint64_t blocks = wanted();
     if (blocks == 0) return fail(Errc::kNoSpace, "reserving space for data");
-    const State::Search search{
-        .from = has_near ? near : s.data_cursor, .wanted = blocks, .alignment = cluster};
-    TRY_ASSIGN(const Run run, s.find_anywhere(suspend, search));
+    const FreeSpaceSearch::Wanted place{
+        .from = has_near ? near : s.data_cursor, .blocks = blocks, .alignment = cluster};
+    TRY_ASSIGN(const Run run, s.search.find(suspend, place));
     if (run.blocks == 0) return fail(Errc::kNoSpace, "reserving space for data");
     if (!has_near) s.data_cursor = run.end() < s.map.block_count() ? run.end() : s.page_home;
     return answer(run);
@@ -446,34 +230,10 @@ std::uint64_t SpaceAllocator::State::pages_for_freeze() const {
     return 2 * map.hot_pages() + pending.size() + map.height() + 1;
 }
 
-void SpaceAllocator::State::add_to_stash(std::uint64_t block, std::uint64_t pages) {
-    stash_pages += pages;
-    auto next = stash.lower_bound(block);
-    const std::uint64_t end = block + pages * page_blocks();
-    if (next != stash.end() && next->first == end) {
-        pages += next->second;
-        next = stash.erase(next);
-    }
-    if (next != stash.begin()) {
-        const auto before = std::prev(next);
-        if (before->first + before->second * page_blocks() == block) {
-            before->second += pages;
-            return;
-        }
-    }
-    stash.emplace_hint(next, block, pages);
-}
-
-// The lowest address, so that pages lie together at the front.
-std::uint64_t SpaceAllocator::State::take_from_stash() {
-    CHECK(stash_pages > 0);
-    --stash_pages;
-    const auto first = stash.begin();
-    const auto [block, pages] = *first;
-    const auto next = stash.erase(first);
-    if (pages > 1) stash.emplace_hint(next, block + page_blocks(), pages - 1);
-    map.use(Run{BlockIndex{block}, page_blocks()});
-    return block;
+Run SpaceAllocator::State::take_from_stash() {
+    const Run page = stash.take_lowest();
+    map.use(page);
+    return page;
 }
 
 // What data leaves over while others search at the same time is theirs: the stash owns its pages.
@@ -488,26 +248,26 @@ Result<void> SpaceAllocator::State::grow_stash(Suspend& suspend, std::uint64_t p
         const std::uint64_t chunk = std::clamp<std::uint64_t>(available / 64, 1, kStashChunkPages);
         const std::uint64_t wanted = std::min(
             {std::max(pages - added, chunk), available, round_down(map.bits_per_page(), bp) / bp});
-        Search search{.from = page_home, .wanted = wanted * bp, .alignment = bp};
+        FreeSpaceSearch::Wanted place{.from = page_home, .blocks = wanted * bp, .alignment = bp};
         Run run{};
         if (options.cluster_blocks > bp && free / 8 > options.cluster_blocks) {
             // Whole clusters, so that what is left over elsewhere remains good for data.
-            search.alignment = options.cluster_blocks;
-            search.wanted = round_up(search.wanted, options.cluster_blocks);
-            if (search.wanted <= available * bp) {
-                TRY_ASSIGN(run, find_anywhere(suspend, search));
+            place.alignment = options.cluster_blocks;
+            place.blocks = round_up(place.blocks, options.cluster_blocks);
+            if (place.blocks <= available * bp) {
+                TRY_ASSIGN(run, search.find(suspend, place));
             }
-            search.alignment = bp;
-            search.wanted = wanted * bp;
+            place.alignment = bp;
+            place.blocks = wanted * bp;
         }
         if (run.blocks == 0) {
-            TRY_ASSIGN(run, find_anywhere(suspend, search));
+            TRY_ASSIGN(run, search.find(suspend, place));
         }
         if (run.blocks == 0) {
             no_place_for_pages = true;
             return fail(Errc::kNoSpace, "reserving space for metadata");
         }
-        add_to_stash(run.first(), run.blocks / bp);
+        stash.add(run);
         added += run.blocks / bp;
     }
     return {};
@@ -516,15 +276,9 @@ Result<void> SpaceAllocator::State::grow_stash(Suspend& suspend, std::uint64_t p
 // Gives back what nobody asked for lately, the highest addresses first.
 void SpaceAllocator::State::shrink_stash() {
     const std::uint64_t keep = stash_wanted + pages_kept(Purpose::kData);
-    while (stash_pages > keep) {
+    while (stash.pages() > keep) {
         no_place_for_pages = false;
-        const auto last = std::prev(stash.end());
-        const std::uint64_t pages = std::min(last->second, stash_pages - keep);
-        last->second -= pages;
-        stash_pages -= pages;
-        const std::uint64_t block = last->first + last->second * page_blocks();
-        if (last->second == 0) stash.erase(last);
-        map.unhold(Run{BlockIndex{block}, pages * page_blocks()});
+        map.unhold(stash.take_highest(stash.pages() - keep));
     }
 }
 
@@ -545,22 +299,22 @@ Result<void> SpaceAllocator::reserve_pages(Suspend& suspend, std::uint32_t pages
     // Once more when the pages come from a bitmap not touched so far: the map then needs more
     // itself.
     for (int i = 0; i < kSearches && reserved_pages(urgent) < pages; ++i) {
-        TRY(s.grow_stash(suspend, s.pages_kept(urgent) + pages - s.stash_pages));
+        TRY(s.grow_stash(suspend, s.pages_kept(urgent) + pages - s.stash.pages()));
     }
     return {};
 }
 
 std::uint32_t SpaceAllocator::reserved_pages(bool urgent) const {
     const std::uint64_t kept = state_->pages_kept(urgent);
-    const std::uint64_t have = state_->stash_pages;
+    const std::uint64_t have = state_->stash.pages();
     return static_cast<std::uint32_t>(
         std::min<std::uint64_t>(have > kept ? have - kept : 0, ~std::uint32_t{0}));
 }
 
 BlockIndex SpaceAllocator::take_page() {
-    const std::uint64_t block = state_->take_from_stash();
-    state_->made_now.insert(block);
-    return BlockIndex{block};
+    const Run page = state_->take_from_stash();
+    state_->made_now.insert(page.first());
+    return page.start;
 }
 
 void SpaceAllocator::return_page(BlockIndex block, Generation made) {
@@ -573,185 +327,15 @@ void SpaceAllocator::return_page(BlockIndex block, Generation made) {
                          s.map.count_used(run) == run.blocks;
     if (young || at_once) {
         s.map.unuse(run);  // to held: it is the stash's again
-        s.add_to_stash(value(block), 1);
+        s.stash.add(run);
     } else {
         s.free(run);
         ++s.pending_pages;
     }
 }
 
-// Checkpoint. ------------------------------------------------------------------------------------
-
-// What a freeze now would write: the dirty pages, those that pending frees and the stash's next
-// pages make dirty, and, as they all move, the bitmaps that hold their old addresses; with all
-// above them; until nothing comes on top.
-SpaceAllocator::State::Closure SpaceAllocator::State::closure() const {
-    Closure closure;
-    if (map.dirty_pages().empty() && pending.empty()) return closure;
-    absl::flat_hash_set<const MapPage*> seen;
-    absl::flat_hash_set<std::uint64_t> missing;
-    std::vector<const MapPage*> work;
-    const auto add = [&](const MapPage* page) {
-        for (; page != nullptr && seen.insert(page).second; page = page->parent) {
-            work.push_back(page);
-        }
-    };
-    const auto add_group = [&](std::uint64_t group) {
-        if (const MapPage* page = map.resident_bitmap(group)) {
-            add(page);
-        } else {
-            missing.insert(group);
-        }
-    };
-    for (const MapPage* page : map.dirty_pages()) add(page);
-    for (const auto& [group, runs] : pending) add_group(group);
-    for (const auto& [block, pages] : stash) add_group(map.group_of(block));
-    while (!work.empty()) {
-        const MapPage* page = work.back();
-        work.pop_back();
-        if (page->pointer.block != 0) add_group(map.group_of(page->pointer.block));
-    }
-    closure.pages = seen.size();
-    closure.missing_groups.assign(missing.begin(), missing.end());
-    return closure;
-}
-
-Result<void> SpaceAllocator::State::load_for_freeze(Suspend& suspend,
-                                                    const std::vector<std::uint64_t>& groups) {
-    for (const std::uint64_t group : groups) {
-        TRY_ASSIGN(MapPage* const page, map.bitmap(suspend, group));
-        map.pin(*page);
-        pinned_for_freeze.push_back(page);
-    }
-    return {};
-}
-
-// The tree that names these runs may be damaged: then the map is not made to fit it.
-Result<void> SpaceAllocator::State::check_pending() const {
-    if (damage) return fail(*damage);
-    for (const auto& [group, runs] : pending) {
-        if (map.resident_bitmap(group) == nullptr) continue;
-        for (const Run& run : runs) {
-            if (map.count_used(run) != run.blocks) {
-                return fail(Errc::kCorrupt, "freeing blocks that are not in use",
-                            run.byte_offset());
-            }
-        }
-    }
-    return {};
-}
-
-Result<void> SpaceAllocator::prepare_freeze(Suspend& suspend) {
-    State& s = *state_;
-    CHECK(!s.frozen);
-    TRY(s.check_pending());
-    const auto closure = s.closure();
-    if (!closure.missing_groups.empty()) return s.load_for_freeze(suspend, closure.missing_groups);
-    while (s.spare_buffers.size() < closure.pages) {
-        TRY_ASSIGN(auto buffer, DmaBuffer::allocate(s.io.geometry().page_bytes));
-        s.spare_buffers.push_back(std::move(buffer));
-    }
-    if (s.stash_pages < closure.pages) {
-        TRY(s.grow_stash(suspend, closure.pages - s.stash_pages));
-    }
-    return {};
-}
-
-bool SpaceAllocator::ready_to_freeze() const {
-    const State& s = *state_;
-    if (s.frozen || !s.check_pending()) return false;
-    const auto closure = s.closure();
-    return closure.missing_groups.empty() && s.stash_pages >= closure.pages &&
-           s.spare_buffers.size() >= closure.pages;
-}
-
-// Clears the used bits of the run; its blocks are free after release(). Two extents of a damaged
-// tree may have named the same blocks: what is not used any more is left alone.
-void SpaceAllocator::State::quarantine_used(const Run& run) {
-    if (map.count_used(run) == run.blocks) {
-        map.unuse(run);
-        quarantine.push_back(run);
-        quarantined_blocks += run.blocks;
-        return;
-    }
-    for (std::uint64_t block = run.first(); block < run.end(); ++block) {
-        const Run one{BlockIndex{block}, 1};
-        if (map.count_used(one) == 1) quarantine_used(one);
-    }
-}
-
-// Gives each dirty page a new address. That makes other pages dirty, which come behind them.
-void SpaceAllocator::State::move_dirty_pages() {
-    for (std::size_t i = 0; i < map.dirty_pages().size(); ++i) {
-        MapPage* page = map.dirty_pages()[i];
-        page->new_block = take_from_stash();
-        if (page->pointer.block != 0) {
-            quarantine_used(Run{BlockIndex{page->pointer.block}, page_blocks()});
-        }
-    }
-}
-
-SpaceAllocator::Frozen SpaceAllocator::freeze(Generation next) {
-    State& s = *state_;
-    CHECK(ready_to_freeze() && next > s.current);
-    CHECK(s.quarantine.empty() && s.frozen_buffers.empty());
-    for (const auto& [group, runs] : s.pending) {
-        for (const Run& run : runs) s.quarantine_used(run);
-    }
-    s.pending.clear();
-    s.pending_runs = 0;
-    s.pending_blocks = 0;
-    s.quarantined_pages = std::exchange(s.pending_pages, 0);
-    s.quarantined_data = std::exchange(s.pending_data, 0);
-    s.move_dirty_pages();
-
-    std::vector<MapPage*> pages = s.map.dirty_pages();
-    std::ranges::sort(pages, {},
-                      &MapPage::level);  // children first: the pointers go to the parents
-    CHECK(pages.size() <= s.spare_buffers.size());
-    Frozen frozen;
-    for (MapPage* page : pages) {
-        s.frozen_buffers.push_back(std::move(s.spare_buffers.back()));
-        s.spare_buffers.pop_back();
-        const DmaSpan bytes = s.frozen_buffers.back().span();
-        frozen.pages.push_back({.block = BlockIndex{page->new_block}, .bytes = bytes});
-        s.map.seal(*page, bytes, s.current);
-    }
-    s.map.end_seal();
-    std::ranges::sort(frozen.pages, {}, &FrozenPage::block);
-    frozen.root = s.map.root();
-    for (MapPage* page : s.pinned_for_freeze) s.map.unpin(*page);
-    s.pinned_for_freeze.clear();
-    s.made_now.clear();
-    s.current = next;
-    s.frozen = true;
-    return frozen;
-}
-
-void SpaceAllocator::release() {
-    State& s = *state_;
-    CHECK(s.frozen);
-    s.frozen = false;
-    for (const Run& run : s.quarantine) s.map.unhold(run);
-    if (!s.quarantine.empty()) s.no_place_for_pages = false;
-    s.quarantine.clear();
-    s.quarantined_blocks = 0;
-    s.quarantined_pages = 0;
-    s.quarantined_data = 0;
-    s.map.sealed_pages_written();
-    while (!s.frozen_buffers.empty() && s.spare_buffers.size() < kSpareBuffers) {
-        s.spare_buffers.push_back(std::move(s.frozen_buffers.back()));
-        s.frozen_buffers.pop_back();
-    }
-    s.frozen_buffers.clear();
-    s.shrink_stash();
-    s.stash_wanted = 0;
-}
-
 std::uint64_t SpaceAllocator::free_blocks() const { return state_->map.free_blocks(); }
-std::uint64_t SpaceAllocator::stash_blocks() const {
-    return state_->stash_pages * state_->page_blocks();
-}
+std::uint64_t SpaceAllocator::stash_blocks() const { return state_->stash.blocks(); }
 std::uint64_t SpaceAllocator::pending_blocks() const {
     return state_->pending_blocks + state_->quarantined_blocks;
 }
@@ -778,14 +362,13 @@ Result<void> SpaceAllocator::verify(Suspend& suspend) {
     State& s = *state_;
     TRY(s.map.verify(suspend));
     std::uint64_t stash = 0;
-    for (const auto& [block, pages] : s.stash) stash += pages;
+    for (const auto& [block, pages] : s.stash.runs()) stash += pages;
     std::uint64_t pending = 0;
     for (const auto& [group, runs] : s.pending) {
         for (const Run& run : runs) pending += run.blocks;
     }
-    if (stash != s.stash_pages || pending != s.pending_blocks ||
-        s.map.held_blocks() !=
-            s.reserved_blocks + s.stash_pages * s.page_blocks() + s.quarantined_blocks) {
+    if (stash != s.stash.pages() || pending != s.pending_blocks ||
+        s.map.held_blocks() != s.reserved_blocks + s.stash.blocks() + s.quarantined_blocks) {
         return fail(Errc::kCorrupt, "checking the space allocator: held blocks without an owner");
     }
     return {};
