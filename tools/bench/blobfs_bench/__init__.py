@@ -7,6 +7,7 @@ machine       facts about the machine, its load, its caches, its processors' tim
 scratch       the run's directory: whatever happens, nothing of the run is left behind
 process       daemons and commands that the run starts
 competitors   what is compared: each makes, mounts, remounts and ends its filesystem
+corpus        the source tree, the repository and the program that workloads take
 workloads     what is done on each of them
 trial         one workload on one competitor, measured
 runner        rounds over workloads and competitors

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from . import Failed, Unavailable, competitors, machine, report
+from .corpus import Corpus
 from .programs import Programs
 from .runner import Progress, Runner
 from .scratch import Scratch
@@ -153,7 +154,8 @@ def measure(options, source, progress):
     if not machine.is_root():
         progress.note("not root: caches cannot be dropped, loop devices not be mounted")
     with Scratch(parent) as scratch:
-        setup = Setup(scratch, programs, sizes, options.blobfs_options.split(), options.tree)
+        corpus = Corpus(scratch, options.tree, sizes.tree_files, source)
+        setup = Setup(scratch, programs, sizes, corpus, options.blobfs_options.split())
         runner = Runner(setup, choose(all_workloads(setup), options), kinds, progress)
         interrupted = False
         try:
@@ -185,7 +187,7 @@ def main(arguments=None, source="."):
         signal.signal(number, end_by_signal)
     try:
         if options.list:
-            setup = Setup(None, Programs(None), sizes_of(options), [], options.tree)
+            setup = Setup(None, None, sizes_of(options), None)
             for workload in choose(all_workloads(setup), options):
                 print(workload.name)
             return 0

@@ -26,14 +26,16 @@ class Competitor:
     keeps_data = True  # what is written can be read after the kernel's cache was dropped
     remounts = True    # a remount keeps the files
     has_files = True   # is a filesystem, not a bare device
-    is_kernel = False  # no daemon: its processor time is the machine's
+    has_daemon = True  # else it is the kernel's, and its processor time the machine's
     on_image = True    # takes space on the host
 
-    def __init__(self, setup):
+    def __init__(self, setup, suffix=""):
+        # suffix: of the name of a second one beside the one that runs.
         self.setup = setup  # the run's Setup: scratch, programs, sizes
         self.daemon = None
-        self.image = setup.scratch.path / f"{self.name}.img"
-        self.mountpoint = setup.scratch.path / "mnt" / self.name
+        self.full_name = self.name + suffix
+        self.image = setup.scratch.path / f"{self.full_name}.img"
+        self.mountpoint = setup.scratch.path / "mnt" / self.full_name
 
     def require(self):
         """Raises Unavailable, saying why, where there can be no such competitor."""
@@ -78,7 +80,8 @@ class Competitor:
         """The daemon is killed; what it left is cleared away. Not mounted afterwards."""
         self.daemon.kill()
         self.daemon = None
-        subprocess.run(["umount", "-l", str(self.mountpoint)], check=True)
+        if not scratch.unmount(str(self.mountpoint)):
+            raise Failed(f"{self.name}: {self.mountpoint} cannot be unmounted after a crash")
 
     def stop(self):
         """Unmounts and removes it."""
@@ -129,7 +132,7 @@ class Raw(Competitor):
     name = "raw"
     title = "the raw file"
     has_files = False
-    is_kernel = True
+    has_daemon = False
 
     def start(self, image_bytes=None, sparse=False):
         self.make_image(image_bytes or self.setup.sizes.image_bytes, sparse)
@@ -158,7 +161,7 @@ class Blobfs(Competitor):
                                  "--no-discard", self.image])
 
     def mount(self):
-        self.daemon = Daemon(self.setup.scratch, self.name,
+        self.daemon = Daemon(self.setup.scratch, self.full_name,
                              [self.setup.programs.need("blobfs-fuse"), "-f",
                               *self.setup.blobfs_options, self.device(), self.mountpoint],
                              self.mountpoint)
@@ -176,8 +179,8 @@ class BlobfsInMemory(Blobfs):
     remounts = False
     on_image = False
 
-    def __init__(self, setup):
-        super().__init__(setup)
+    def __init__(self, setup, suffix=""):
+        super().__init__(setup, suffix)
         self.memory_bytes = setup.sizes.image_bytes
 
     def device(self):
@@ -206,7 +209,7 @@ class Empty(Competitor):
         pass
 
     def mount(self):
-        self.daemon = Daemon(self.setup.scratch, self.name,
+        self.daemon = Daemon(self.setup.scratch, self.full_name,
                              [self.setup.programs.need("blobfs-bench-empty"), self.mountpoint],
                              self.mountpoint, piped=True)
 
@@ -237,13 +240,13 @@ class EmptySpinning(Empty):
 class OnLoopDevice(Competitor):
     """A filesystem of the kernel on a loop device with direct I/O."""
 
-    is_kernel = True
+    has_daemon = False
     kind = ""
     make_program = ""
     make_options = ()
 
-    def __init__(self, setup):
-        super().__init__(setup)
+    def __init__(self, setup, suffix=""):
+        super().__init__(setup, suffix)
         self.loop = None
 
     def require(self):
@@ -315,7 +318,7 @@ class Fuse2fs(Competitor):
                                  self.image])
 
     def mount(self):
-        self.daemon = Daemon(self.setup.scratch, self.name,
+        self.daemon = Daemon(self.setup.scratch, self.full_name,
                              [self.setup.programs.need("fuse2fs"), "-f", self.image,
                               self.mountpoint], self.mountpoint)
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from . import verdicts
 from .competitors import ALL
+from .explanation import explain
 from .samples import Metric, Results
 
 FORMAT = 1  # of the JSON; changes when a program that reads it would have to change
@@ -37,7 +38,8 @@ def collect(facts, sizes, runner, floor, interrupted):
                    for key, reason in results.failed.items()],
         "floor": floors,
         "metrics": {name: metric.to_json() for name, metric in results.metrics.items()},
-        "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts.judge(results)],
+        "explanations": [dataclasses.asdict(found) for found in explain(results)],
+        "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts.judge(results, facts)],
     }
 
 
@@ -160,6 +162,7 @@ def markdown(data):
         "spinning one, as named.\n")
     for group in results.groups():
         parts.append(f"## {group}\n\n" + _group_table(results, group, shown, data["floor"]))
+    parts.append(_explanation_part(data))
     cpu = _cpu_table(results, shown)
     if cpu:
         parts.append("## Processor time of one operation\n\nMicroseconds: of the daemon / of the "
@@ -174,3 +177,22 @@ def _verdict_part(data):
     if not rows:
         return ""
     return "## Targets\n\n" + _table(["target", "what", "asked", "measured", "met"], rows, 5)
+
+
+def _explanation_part(data):
+    rows = []
+    for item in data.get("explanations", ()):
+        most = sorted(item["requests"].items(), key=lambda entry: -entry[1])[:4]
+        rows.append([item["metric"], number(item["measured"]), number(item["other"]),
+                     number(item["gap"]),
+                     f"{sum(item['requests'].values()):,}: "
+                     + ", ".join(f"{name} {count:,}" for name, count in most),
+                     number(item["floor"]), number(item["own"]), number(item["rest"])])
+    if not rows:
+        return ""
+    return ("## What the floor explains\n\nSeconds. Floor: the requests that the kernel sent to "
+            "blobfs, each at what it costs on the empty filesystem. Own: the daemon's processor "
+            "time beyond what the empty one would use. Rest: waiting for the device, or, negative, "
+            "what overlaps.\n\n"
+            + _table(["workload", "blobfs on a file", "ext4", "gap", "requests", "floor", "own",
+                      "rest"], rows))

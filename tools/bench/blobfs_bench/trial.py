@@ -34,6 +34,10 @@ class Trial:
     def run(self, command, **options):
         return run(self.setup.scratch, command, **options)
 
+    def on(self, competitor):
+        """The same on another instance of the competitor."""
+        return Trial(competitor, self._workload, self._results, self.setup)
+
     def new_folder(self):
         """The workload's folder, empty."""
         self.remove_folder()
@@ -128,8 +132,7 @@ class Trial:
     def run_fio(self, **options):
         """Runs one fio job (group_reporting); its part of fio's JSON."""
         command = [self.programs.need("fio"), "--name=bench", "--output-format=json",
-                   "--group_reporting", "--randrepeat=0", "--norandommap", "--thread",
-                   "--fallocate=none", "--invalidate=0"]
+                   "--group_reporting", "--thread", "--fallocate=none", "--invalidate=0"]
         for name, value in options.items():
             command.append(f"--{name}" if value is True else f"--{name}={value}")
         said = self.run(command)

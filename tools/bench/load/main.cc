@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
     app.add_option("-d,--directories", load.directories, "Subdirectories that the files are in")
         ->capture_default_str();
     app.add_option("--first", load.first, "Number of the first file")->capture_default_str();
+    app.add_option("--of", load.of, "Choose the files at random from so many");
     app.add_option("-b,--bytes", load.bytes, "Bytes of one write or read")->capture_default_str();
     app.add_option("--file-bytes", load.file_bytes, "Bytes of the file that is overwritten");
     app.add_flag("--shuffled", load.shuffled, "Files in random order");

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <numeric>
 #include <random>
 #include <utility>
@@ -70,9 +71,15 @@ class OnFiles : public Operation {
         : load_(load), process_(process), body_(std::move(body)) {}
 
     std::string prepare() override {
-        std::vector<std::uint64_t> numbers(load_.count);
+        std::vector<std::uint64_t> numbers(std::max(load_.count, load_.of));
         std::iota(numbers.begin(), numbers.end(), load_.first);
         std::mt19937_64 random(load_.seed + process_);
+        if (load_.of != 0) {
+            std::vector<std::uint64_t> chosen;
+            std::sample(numbers.begin(), numbers.end(), std::back_inserter(chosen), load_.count,
+                        random);
+            numbers = std::move(chosen);
+        }
         if (load_.shuffled) std::shuffle(numbers.begin(), numbers.end(), random);
         paths_.reserve(load_.count);
         for (const std::uint64_t number : numbers) {

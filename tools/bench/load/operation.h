@@ -17,6 +17,7 @@ struct Load {
     std::string operation;
     std::uint64_t count = 1000;     // operations of each process
     std::uint64_t first = 0;        // number of the first file
+    std::uint64_t of = 0;           // choose the files at random from so many; 0: take all
     std::uint32_t processes = 1;    // at the same time, each with files of its own
     std::uint32_t directories = 0;  // files are spread over as many subdirectories; 0: over none
     std::uint64_t bytes = 0;        // of one write or read

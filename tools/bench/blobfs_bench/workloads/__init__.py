@@ -37,6 +37,8 @@ class Workload:
 
 def all_workloads(setup):
     """Every workload of a run, in the order in which they are done."""
-    from . import fio_io, small_files, synced_writes
-    modules = (fio_io, synced_writes, small_files)
+    from . import (device, fio_io, floor, growth, idle, programs_at_work, small_files, synced_writes,
+                   trees, verify)
+    modules = (floor, fio_io, synced_writes, small_files, trees, programs_at_work, device, verify,
+               idle, growth)
     return [workload for module in modules for workload in module.workloads(setup)]

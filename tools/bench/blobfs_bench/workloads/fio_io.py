@@ -33,7 +33,8 @@ class FileIo(Workload):
         """Options of fio that all these workloads have."""
         size = trial.sizes.fio_file_bytes // self.jobs
         job = {"rw": self.kind, "bs": self.block_bytes, "size": size, "numjobs": self.jobs,
-               "iodepth": self.depth, "direct": int(self.direct)}
+               "iodepth": self.depth, "direct": int(self.direct), "randrepeat": 0,
+               "norandommap": True}
         if trial.competitor.has_files:
             folder = trial.competitor.mountpoint / f"fio-{self.jobs}"
             job |= {"directory": folder, "filename_format": "data.$jobnum"}
