@@ -86,6 +86,8 @@ def parse(arguments, source):
     parser.add_argument("--plot", metavar="DIR", help="an SVG of each group goes there")
     parser.add_argument("--from-json", metavar="FILE",
                         help="measure nothing: report an earlier run")
+    parser.add_argument("--compare", metavar="FILE",
+                        help="the --json of an earlier run: add what is faster or slower now")
     parser.add_argument("--list", action="store_true", help="print the workloads and exit")
     parser.add_argument("-V", "--version", action="version",
                         version=f"blobfs-bench (blobfs) {version(source)}")
@@ -169,6 +171,13 @@ def measure(options, source, progress):
     return report.collect(facts, sizes, runner, options.floor, interrupted)
 
 
+def load_json(path):
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or data.get("format") != report.FORMAT:
+        raise Unavailable(f"{path} is not a result of this blobfs-bench")
+    return data
+
+
 def write(path, text):
     if path == "-":
         sys.stdout.write(text)
@@ -192,14 +201,17 @@ def main(arguments=None, source="."):
                 print(workload.name)
             return 0
         if options.from_json:
-            data = json.loads(Path(options.from_json).read_text(encoding="utf-8"))
+            data = load_json(options.from_json)
         else:
             data = measure(options, source, progress)
         progress.done()
         if options.json:
             write(options.json, json.dumps(data, indent=1) + "\n")
         if options.json != "-":
-            write(options.output or "-", report.markdown(data))
+            text = report.markdown(data)
+            if options.compare:
+                text += "\n" + report.comparison(data, load_json(options.compare))
+            write(options.output or "-", text)
         if options.plot:
             from . import plot
             plot.write(data, Path(options.plot))

@@ -54,8 +54,7 @@ def facts(directory, programs):
     memory = int(_value("/proc/meminfo", "MemTotal").split()[0]) << 10
     versions = {}
     for name, arguments in (("blobfs-fuse", ["--version"]), ("fio", ["--version"]),
-                            ("mkfs.ext4", ["-V"]), ("mkfs.xfs", ["-V"]), ("fuse2fs", ["-V"]),
-                            ("git", ["--version"])):
+                            ("mkfs.ext4", ["-V"]), ("mkfs.xfs", ["-V"]), ("git", ["--version"])):
         path = programs.find(name)
         if path:
             versions[name] = _first_line([path, *arguments])

@@ -127,6 +127,24 @@ def _cpu_table(results, shown):
     return _table(["workload", *[TITLES[name] for name in shown]], rows) if rows else ""
 
 
+def comparison(data, earlier):
+    """blobfs then and now: the metrics that both runs have."""
+    now, then = results_of(data), results_of(earlier)
+    rows = []
+    for metric in now.metrics.values():
+        before = then.get(metric.name)
+        for name in ("blobfs", "blobfs-mem"):
+            if not before or metric.median(name) is None or not before.median(name):
+                continue
+            both = Metric("", metric.unit, metric.higher_is_better,
+                          {"now": metric.samples[name], "then": before.samples[name]})
+            speed = both.speed("now", "then")
+            rows.append([metric.name, TITLES[name], metric.unit, number(both.median("then")),
+                         number(both.median("now")), f"{speed:.2f} x" if speed else ""])
+    return ("## Compared with an earlier run\n\nThe last column: how many times as fast it is now."
+            "\n\n" + _table(["workload", "of", "unit", "then", "now", "speed"], rows, 3))
+
+
 def _machine_lines(data):
     facts = data["machine"]
     lines = [

@@ -26,9 +26,9 @@ class Sizes:
     compiles: bool = True  # compile, which takes its time
 
 
-FULL = Sizes(image_bytes=4 * GIB, fio_file_bytes=1 * GIB, fio_seconds=3, files=20_000,
+FULL = Sizes(image_bytes=4 * GIB, fio_file_bytes=1 * GIB, fio_seconds=2, files=20_000,
              synced_operations=3_000, tree_files=10_000, rows=1_000, verify_bytes=256 * MIB,
-             growth=(10_000, 100_000, 2_000_000), growth_sample=5_000, idle_seconds=10, rounds=5,
+             growth=(10_000, 100_000, 2_000_000), growth_sample=5_000, idle_seconds=10, rounds=3,
              quick=False)
 QUICK = Sizes(image_bytes=1 * GIB, fio_file_bytes=256 * MIB, fio_seconds=1, files=3_000,
               synced_operations=400, tree_files=1_500, rows=150, verify_bytes=32 * MIB,

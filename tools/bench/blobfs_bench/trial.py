@@ -49,6 +49,9 @@ class Trial:
 
     def forget_caches(self):
         self.competitor.forget_caches()
+        # The programs themselves are not to be read from the disk while they are measured.
+        for tool in self._workload.tools:
+            self.run([tool, "--version"])
 
     @contextmanager
     def measured(self, what, unit, higher_is_better=False, settle=True):

@@ -10,6 +10,7 @@ class Workload:
     group = ""
     name = ""          # GROUP-VARIANT: names its folder, too
     rounds = None      # at most so many rounds; None: as many as the run has
+    tools = ()         # programs whose time is measured, their start included
     needs_data = False  # useless on a competitor that keeps no data
     needs_files = True  # useless on a bare device
 

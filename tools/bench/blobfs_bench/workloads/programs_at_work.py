@@ -12,6 +12,7 @@ class Git(Workload):
 
     group = "git"
     name = "git"
+    tools = ("git",)
     needs_data = True
 
     def require(self, programs):
@@ -43,6 +44,7 @@ class Compile(Workload):
 
     group = "compile"
     name = "compile"
+    tools = ("cmake", "ninja", "c++")
     needs_data = True
     rounds = 2
 

@@ -6,6 +6,7 @@ from . import Workload
 class SourceTree(Workload):
     group = "trees"
     name = "trees"
+    tools = ("find", "cp", "rm")
 
     def measure(self, trial):
         archive = trial.setup.corpus.tree_archive()
