@@ -140,6 +140,17 @@ class ExplanationTest(unittest.TestCase):
         self.assertAlmostEqual(costs.of("GETXATTR"), 0.01)
         self.assertEqual(costs.of("FORGET"), 0)
 
+    def test_listing_costs_what_find_takes_beyond_its_start(self):
+        figures = self.figures()
+        for what, seconds, requests in (
+                ("find-nothing", 0.5, {"LOOKUP": 1}),
+                ("readdirplus", 2.51, {"READDIRPLUS": 6, "READDIR": 4, "LOOKUP": 1})):
+            figures.add("empty", f"floor.{what}", "s", False,
+                        Sample(seconds, seconds, requests=requests))
+        costs = FloorCosts(figures)
+        self.assertAlmostEqual(costs.of("READDIRPLUS"), 0.2)
+        self.assertAlmostEqual(costs.of("READDIR"), 0.2)
+
     def test_the_gap_is_taken_apart(self):
         found, = explain(self.figures())
         self.assertAlmostEqual(found.gap, 5)

@@ -44,7 +44,9 @@ def version(source):
         for line in cmake.read_text(encoding="utf-8").splitlines():
             if line.startswith("project(blobfs VERSION "):
                 return line.split()[2]
-    return "installed"
+    installed = Programs().find("blobfs-bench-load")
+    said = machine.first_line([installed, "--version"]) if installed else None
+    return said.split()[-1] if said else "of unknown version"
 
 
 def parse(arguments, source):

@@ -28,6 +28,7 @@ class Competitor:
     has_files = True   # is a filesystem, not a bare device
     has_daemon = True  # else it is the kernel's, and its processor time the machine's
     on_image = True    # takes space on the host
+    program = None     # the daemon's
 
     def __init__(self, setup, suffix=""):
         # suffix: of the name of a second one beside the one that runs.
@@ -107,6 +108,14 @@ class Competitor:
         self.remount()
         machine.drop_caches()
 
+    def drop_caches(self):
+        """Drops the kernel's caches, but not the program that is about to mount: a cold start of
+        that says nothing of the filesystem."""
+        machine.drop_caches()
+        if self.program:
+            subprocess.run([self.setup.programs.need(self.program), "--version"],
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+
     def before_measuring(self):
         pass
 
@@ -147,6 +156,7 @@ class Raw(Competitor):
 class Blobfs(Competitor):
     name = "blobfs"
     title = "blobfs on a file"
+    program = "blobfs-fuse"
     STATISTICS = (r"statistics: requests \d+.*? bytes read (\d+), written (\d+);([^\n]*)\n")
 
     def require(self):

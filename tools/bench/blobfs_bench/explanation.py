@@ -16,6 +16,8 @@ KNOWN_BY = {"lookup": "LOOKUP", "create": "CREATE", "setattr": "SETATTR", "write
             "read": "READ", "rename": "RENAME2", "unlink": "UNLINK", "mkdir": "MKDIR",
             "rmdir": "RMDIR", "symlink": "SYMLINK", "readdirplus": "READDIRPLUS"}
 LIKE = {"RENAME": "RENAME2", "MKNOD": "CREATE", "TMPFILE": "CREATE", "READDIR": "READDIRPLUS"}
+# What a metric holds besides requests: starting the program.
+START = {"readdirplus": "find-nothing"}
 # Nobody waits for these.
 FREE = ("FORGET", "BATCH_FORGET", "INTERRUPT", "INIT", "DESTROY")
 EXPLAINED_GROUPS = ("trees", "git", "compile")
@@ -45,11 +47,18 @@ class FloorCosts:
 
     def _learn(self, results, what, request):
         sample = self._sample(results, what)
-        if not sample or not (sample.requests or {}).get(request):
+        if not sample or not sample.requests:
             return
-        number = sample.requests[request]
-        rest = sum(self.of(other) * count for other, count in sample.requests.items()
-                   if other != request)
+        number = rest = 0
+        for other, count in sample.requests.items():
+            if LIKE.get(other, other) == request:
+                number += count
+            else:
+                rest += self.of(other) * count
+        if not number:
+            return
+        start = self._sample(results, START.get(what))
+        rest += start.seconds if start else 0
         self.seconds[request] = max(sample.seconds - rest, 0) / number
         # A daemon that spins uses processor time whether or not there is work.
         blocking = results.get(f"floor.{what}").typical("empty-blocking")

@@ -13,7 +13,8 @@ def is_root():
     return os.geteuid() == 0
 
 
-def _first_line(command):
+def first_line(command):
+    """The first line that a command prints, or None."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except OSError:
@@ -57,7 +58,7 @@ def facts(directory, programs):
                             ("mkfs.ext4", ["-V"]), ("mkfs.xfs", ["-V"]), ("git", ["--version"])):
         path = programs.find(name)
         if path:
-            versions[name] = _first_line([path, *arguments])
+            versions[name] = first_line([path, *arguments])
     return {
         "processor": _value("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
@@ -65,7 +66,7 @@ def facts(directory, programs):
         "memory_bytes": memory,
         "kernel": platform.release(),
         "system": _system_name(),
-        "virtual": _first_line(["systemd-detect-virt"]) or "unknown",
+        "virtual": first_line(["systemd-detect-virt"]) or "unknown",
         "host_filesystem": f"{kind} on {source} ({options})",
         "versions": versions,
         "load_at_start": os.getloadavg(),

@@ -5,11 +5,13 @@ from . import Workload
 
 LARGE_BYTES = 1 << 20
 LARGE_FILES = 32
+FILES_PER_DIRECTORY = 15
 
 
 class Floor(Workload):
     group = "floor"
     name = "floor"
+    tools = ("find",)
 
     def unfit(self, competitor):
         if competitor.keeps_data:
@@ -35,8 +37,14 @@ class Floor(Workload):
         load("mkdir", "mkdir")
         load("rmdir", "rmdir")
         load("symlink", "symlink")
+        # Directories as source trees have them: what a listing costs depends on its length.
+        trial.new_folder()
+        nothing = trial.folder / "nothing"
+        nothing.mkdir()
+        load(None, "create", directories=max(count // FILES_PER_DIRECTORY, 1))
         trial.forget_caches()
-        # Just the listing: 100 entries or so in one request.
+        with trial.measured("find-nothing", "s"):
+            trial.run(["find", nothing])
         with trial.measured("readdirplus", "s"):
             trial.run(["find", trial.folder])
         trial.new_folder()

@@ -85,7 +85,7 @@ class Growth(Workload):
     def _mount(self, trial, files):
         competitor = trial.competitor
         competitor.unmount()
-        machine.drop_caches()
+        competitor.drop_caches()
         begin = time.perf_counter()
         competitor.mount()
         trial.add_value(f"mount-clean.{self.where}@{files}", "s", time.perf_counter() - begin)
@@ -96,7 +96,7 @@ class Growth(Workload):
         side.mkdir()
         trial.load(None, "create-write", side, count=trial.sizes.growth_sample, bytes=FILE_BYTES)
         competitor.crash()
-        machine.drop_caches()
+        competitor.drop_caches()
         begin = time.perf_counter()
         competitor.mount()
         trial.add_value(f"mount-after-crash.{self.where}@{files}", "s",
