@@ -448,17 +448,29 @@ Result<void> Operations::note_lost_write(Suspend& suspend, Request& request, con
     return {};
 }
 
-void Operations::note_space(Request& request) {
+void Operations::note_space(Request& request, std::size_t written) {
     const auto now = std::chrono::steady_clock::now();
     if (space_notices_.size() >= kManySpaceNotices) {
         absl::erase_if(space_notices_, [&](const auto& entry) {
-            return !entry.second.owed && now - entry.second.last >= kSpaceNoticeInterval;
+            return entry.second.owed_bytes == 0 && now - entry.second.last >= kSpaceNoticeInterval;
         });
     }
     SpaceNotice& notice = space_notices_[request.header().nodeid];
-    notice.owed = now - notice.last < kSpaceNoticeInterval;
-    if (notice.owed) return;
-    notice.last = now;
+    if (now - notice.last < kSpaceNoticeInterval) {
+        notice.owed_bytes += written;
+        return;
+    }
+    notice = {.last = now};
+    request.make_stale(request.inode());
+}
+
+void Operations::give_owed_space_notice(Request& request) {
+    const auto found = space_notices_.find(request.header().nodeid);
+    if (found == space_notices_.end() || found->second.owed_bytes == 0) return;
+    const auto now = std::chrono::steady_clock::now();
+    SpaceNotice& notice = found->second;
+    if (notice.owed_bytes <= kSmallSpaceBytes && now - notice.last < kSpaceNoticeInterval) return;
+    notice = {.last = now};
     request.make_stale(request.inode());
 }
 
@@ -501,7 +513,7 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
         if (from_cache) TRY(note_lost_write(suspend, request, written.error()));
         return fail(written.error());
     }
-    if (from_cache && written->allocated) note_space(request);
+    if (from_cache && written->allocated) note_space(request, written->bytes);
     return written_reply(request, written->bytes);
 }
 
@@ -510,9 +522,7 @@ Result<Reply> Operations::fsync(Suspend& suspend, Request& request) {
     const auto in = arguments.take<fuse_fsync_in>();
     if (!in) return malformed();
     lost_writes_.erase(request.header().nodeid);  // the kernel reports them itself
-    if (const auto notice = space_notices_.extract(request.header().nodeid)) {
-        if (notice.mapped().owed) request.make_stale(request.inode());
-    }
+    give_owed_space_notice(request);
     TRY(filesystem_.fsync(suspend, request.inode(), (in->fsync_flags & FUSE_FSYNC_FDATASYNC) != 0));
     return Reply{};
 }

@@ -75,14 +75,17 @@ class Operations final : public Service {
 
     // The kernel keeps the space of a file (st_blocks) that it knew before it wrote its cache out,
     // and has to be told that it asks anew: with the first WRITE that allocates, then at most once
-    // in kSpaceNoticeInterval, since each time the next write(2) waits for a GETATTR, and with
-    // FSYNC. close(2) makes the kernel ask by itself.
-    void note_space(Request& request);
+    // in kSpaceNoticeInterval, since each time the next write(2) waits for a GETATTR and a
+    // GETXATTR, and with an FSYNC behind more than kSmallSpaceBytes. close(2) makes the kernel ask
+    // by itself.
+    void note_space(Request& request, std::size_t written);
+    void give_owed_space_notice(Request& request);
     struct SpaceNotice {
         std::chrono::steady_clock::time_point last{};
-        bool owed = false;  // something was allocated since
+        std::size_t owed_bytes = 0;  // written since, by WRITEs that allocated
     };
     static constexpr std::chrono::milliseconds kSpaceNoticeInterval{100};
+    static constexpr std::size_t kSmallSpaceBytes = 64 * 1024;
     static constexpr std::size_t kManySpaceNotices = 4096;
 
     static constexpr std::size_t kMaxLostWrites = 4096;
