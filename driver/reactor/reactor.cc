@@ -12,6 +12,7 @@
 
 #include "driver/reactor/fiber_scheduler.h"
 #include "driver/reactor/mailbox.h"
+#include "driver/reactor/spin_window.h"
 #include "driver/reactor/timer_heap.h"
 
 namespace blobfs::driver {
@@ -30,10 +31,13 @@ std::uint64_t clock_ns() {
 }  // namespace
 
 // A turn of the loop: pollers, posted functions, timers, ready fibers. After turns that found
-// nothing for spin_us, or busy_spin_us, the loop sleeps, unless a poller needs to be asked.
+// nothing for a while (SpinWindow) the loop sleeps, unless a poller needs to be asked.
 struct Reactor::State {
     State(Reactor& reactor, const ReactorOptions& given)
-        : options(given), scheduler(reactor, given.fiber_stack_bytes, given.shuffle_seed) {}
+        : options(given),
+          spin(std::uint64_t{given.spin_us} * 1000,
+               std::uint64_t{std::max(given.spin_us, given.max_spin_us)} * 1000),
+          scheduler(reactor, given.fiber_stack_bytes, given.shuffle_seed) {}
 
     void run_until(const bool& done);
     bool turn();
@@ -43,6 +47,7 @@ struct Reactor::State {
     bool sleep();
 
     const ReactorOptions options;
+    SpinWindow spin;
     FiberScheduler scheduler;
     Mailbox mailbox;
     TimerHeap timers;
@@ -60,9 +65,6 @@ void Reactor::State::run_until(const bool& done) {
     running = true;
     now_ns = clock_ns();
     std::uint64_t last_work_ns = now_ns;
-    const std::uint64_t spin_ns = std::uint64_t{options.spin_us} * 1000;
-    const std::uint64_t busy_spin_ns =
-        std::uint64_t{std::max(options.spin_us, options.busy_spin_us)} * 1000;
     while (!done) {
         now_ns = clock_ns();
         if (turn()) {
@@ -70,11 +72,14 @@ void Reactor::State::run_until(const bool& done) {
         } else if (options.poll_always || must_poll()) {
             continue;
         } else if (const std::uint64_t idle_ns = now_ns - last_work_ns;
-                   idle_ns < spin_ns || (idle_ns < busy_spin_ns && busy())) {
+                   idle_ns < spin.ns() || (idle_ns < spin.most_ns() && busy())) {
             rte_pause();
-        } else if (sleep()) {
+        } else {
+            const bool woken = sleep();
+            const std::uint64_t awake_ns = clock_ns();
+            spin.slept(awake_ns - now_ns);
             // What ended the sleep is work, or announces some: spin again before the next one.
-            last_work_ns = clock_ns();
+            if (woken) last_work_ns = awake_ns;
         }
     }
     running = false;

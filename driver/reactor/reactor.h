@@ -40,10 +40,10 @@ class Poller {
 
 struct ReactorOptions {
     bool poll_always = false;    // never sleep
-    std::uint32_t spin_us = 50;  // go on polling that long after the last work
-    // The same while a poller is busy: most devices have answered by then. What takes longer, a
-    // flush of a disk, is not worth a core.
-    std::uint32_t busy_spin_us = 300;
+    std::uint32_t spin_us = 50;  // go on polling that long after the last work, at least
+    // That long at most: while a poller is busy, as most devices have answered by then (what takes
+    // longer, a flush of a disk, is not worth a core), and when sleeps turn out to be short.
+    std::uint32_t max_spin_us = 300;
     // With a guard page below; four times as much under AddressSanitizer.
     std::size_t fiber_stack_bytes = std::size_t{64} << 10;
     std::optional<std::uint64_t> shuffle_seed = {};  // tests: ready fibers run in random order

@@ -1,4 +1,5 @@
 #include "driver/reactor/reactor.h"
+#include "driver/reactor/spin_window.h"
 
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
@@ -199,7 +200,7 @@ TEST(Reactor, NoWakeUpIsLost) {
     constexpr int kThreads = 3;
     constexpr int kRounds = 3000;
     {
-        RunningReactor reactor(ReactorOptions{.spin_us = 2});
+        RunningReactor reactor(ReactorOptions{.spin_us = 2, .max_spin_us = 2});
         std::vector<std::thread> threads;
         for (int t = 0; t < kThreads; ++t) {
             threads.emplace_back([&, t] {
@@ -351,6 +352,25 @@ TEST(Reactor, PollerWithWorkInFlightKeepsTheReactorAwake) {
     EXPECT_GE(poller.polls, 20'000);
     EXPECT_EQ(reactor.statistics().sleeps, 0U);
     reactor.remove_poller(poller);
+}
+
+TEST(SpinWindow, GrowsWithShortSleepsAndShrinksWithLongOnes) {
+    SpinWindow window(50'000, 300'000);
+    EXPECT_EQ(window.ns(), 50'000U);
+    window.slept(10'000);
+    EXPECT_EQ(window.ns(), 100'000U);
+    for (int i = 0; i < 3; ++i) window.slept(200'000);
+    EXPECT_EQ(window.ns(), 300'000U);
+    window.slept(300'000);
+    EXPECT_EQ(window.ns(), 150'000U);
+    for (int i = 0; i < 3; ++i) window.slept(500'000'000);
+    EXPECT_EQ(window.ns(), 50'000U);
+    SpinWindow none(0, 0);
+    none.slept(0);
+    EXPECT_EQ(none.ns(), 0U);
+    SpinWindow from_zero(0, 100'000);
+    from_zero.slept(0);
+    EXPECT_EQ(from_zero.ns(), 2'000U);
 }
 
 class DescriptorPoller final : public Poller {
