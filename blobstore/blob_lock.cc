@@ -1,5 +1,6 @@
 #include "blobstore/blob_lock.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace blobfs::blobstore {
@@ -47,8 +48,9 @@ BlobLock BlobLocks::lock(driver::Suspend& suspend, BlobId blob, std::uint64_t fi
                                                       .exclusive = mode == Mode::kExclusive,
                                                       .granted = false,
                                                       .waiter = nullptr});
-    grant(entry);
+    range->granted = !conflicts(entry.ranges, range);
     if (!range->granted) {
+        ++entry.waiting;
         range->waiter = &suspend.current();
         while (!range->granted) suspend.park();
     }
@@ -60,17 +62,21 @@ BlobLock BlobLocks::lock(driver::Suspend& suspend, BlobId blob, std::uint64_t fi
     return held;
 }
 
+// Whether the range has to wait for one that came before it.
+bool BlobLocks::conflicts(const Ranges& ranges, Ranges::const_iterator range) {
+    return std::any_of(ranges.begin(), range, [&](const Range& before) {
+        return before.first < range->end && range->first < before.end &&
+               (before.exclusive || range->exclusive);
+    });
+}
+
 void BlobLocks::grant(Blob& blob) {
+    if (blob.waiting == 0) return;
     for (auto range = blob.ranges.begin(); range != blob.ranges.end(); ++range) {
-        if (range->granted) continue;
-        bool conflict = false;
-        for (auto before = blob.ranges.begin(); before != range && !conflict; ++before) {
-            conflict = before->first < range->end && range->first < before->end &&
-                       (before->exclusive || range->exclusive);
-        }
-        if (conflict) continue;
+        if (range->granted || conflicts(blob.ranges, range)) continue;
         range->granted = true;
-        if (range->waiter != nullptr) range->waiter->wake();
+        --blob.waiting;
+        range->waiter->wake();
     }
 }
 

@@ -27,6 +27,7 @@ struct Range {
 };
 struct Blob {
     std::list<Range> ranges;  // in order of arrival
+    std::size_t waiting = 0;  // ranges that are not granted
     driver::FiberMutex mapping;
     std::size_t users = 0;
 };
@@ -68,6 +69,8 @@ class BlobLocks {
 
   private:
     friend class BlobLock;
+    using Ranges = std::list<blob_lock_internal::Range>;
+    static bool conflicts(const Ranges& ranges, Ranges::const_iterator range);
     static void grant(blob_lock_internal::Blob& blob);
 
     absl::flat_hash_map<std::uint64_t, std::unique_ptr<blob_lock_internal::Blob>> blobs_;

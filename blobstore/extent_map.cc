@@ -85,6 +85,7 @@ Result<void> load_once(Suspend& suspend, Btree& tree, BlobId blob, const BlockRa
         }
         from = std::max(from, range.first);
         if (extent.first == range.first) from = range.first + 1;
+        if (extent.end() >= range.end) from = range.end;  // it is all there is
     }
     if (from >= range.end || out.size() >= limit) return {};
     Result<void> status;

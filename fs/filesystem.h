@@ -74,6 +74,9 @@ struct SetAttributes {
     // A truncation by somebody without CAP_FSETID: set-id bits and security.capability go.
     // (A change of uid or gid always removes them, from all but directories.)
     bool kill_privileges = false;
+    // With nothing but times: they may stay in memory for a moment, as those of reads do. fsync()
+    // makes them durable unless it is for data only.
+    bool lazily = false;
 };
 
 struct WriteOptions {

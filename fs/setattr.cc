@@ -51,11 +51,26 @@ Result<void> change_acl(Suspend& suspend, Filesystem::State& state, const Inode&
                                   transaction);
 }
 
+bool only_times(const SetAttributes& wanted) {
+    return !wanted.mode && !wanted.uid && !wanted.gid && !wanted.size;
+}
+
+void keep_times(Filesystem::State& state, Inode& inode, const SetAttributes& wanted) {
+    if (wanted.atime) set_atime(inode.block, *wanted.atime);
+    if (wanted.mtime) set_mtime(inode.block, *wanted.mtime);
+    if (wanted.ctime) set_ctime(inode.block, *wanted.ctime);
+    if (inode.block.nlink != 0) state.lazy_times.mark(inode);  // else nobody will look them up
+}
+
 Result<Attributes> set_attributes(Suspend& suspend, Filesystem::State& state, InodeNumber number,
                                   const SetAttributes& wanted) {
     TRY(state.require_writable());
     TRY_ASSIGN(const LockedInode inode, state.table.lock_exclusive(suspend, number));
     TRY(check_changes(*inode, wanted));
+    if (wanted.lazily && only_times(wanted)) {
+        keep_times(state, *inode, wanted);
+        return state.attributes(suspend, *inode);
+    }
     const Timestamp time = state.now();
     InodeChanges changes(*state.store, state.table);
     InodeBlock& block = changes.edit(*inode);

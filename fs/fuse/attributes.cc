@@ -109,6 +109,9 @@ Result<SetAttributes> requested_changes(const fuse_setattr_in& wire) {
         TRY_ASSIGN(changes.ctime, timestamp(wire.ctime, wire.ctimensec));
     }
     changes.kill_privileges = asked(FATTR_KILL_SUIDGID);
+    // The kernel lets go of the times that it kept for a file, with each fdatasync(2), too. What
+    // utimensat(2) sets comes with both times, or one of them "now".
+    changes.lazily = (wire.valid & ~std::uint32_t{FATTR_FH}) == (FATTR_MTIME | FATTR_CTIME);
     return changes;
 }
 

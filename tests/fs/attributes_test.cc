@@ -258,6 +258,42 @@ TEST_F(AttributesTest, FsyncMakesLazyTimesDurable) {
     });
 }
 
+// The kernel tells the times that it kept with every fdatasync; they must not cost a log write.
+TEST_F(AttributesTest, TimesThatAreSetLazilyWaitForFsync) {
+    run([&](Suspend& suspend) {
+        const InodeNumber file = make_file(suspend, kRootInode, "file");
+        must(fs->sync(suspend));
+        const Timestamp before = attributes(suspend, file).mtime;
+        const auto transactions = fs->store().statistics().transactions;
+        const Timestamp mtime{.seconds = 1'800'000'000, .nanoseconds = 1};
+        const Timestamp ctime{.seconds = 1'800'000'001, .nanoseconds = 2};
+        const SetAttributes times{.mtime = mtime, .ctime = ctime, .lazily = true};
+        const Attributes set = must(fs->setattr(suspend, kRootUser, file, times));
+        EXPECT_EQ(set.mtime, mtime);
+        EXPECT_EQ(set.ctime, ctime);
+        must(fs->fsync(suspend, file, true));
+        EXPECT_EQ(fs->store().statistics().transactions, transactions);
+        crash(suspend);
+        EXPECT_EQ(attributes(suspend, file).mtime, before);
+
+        must(fs->setattr(suspend, kRootUser, file, times));
+        must(fs->fsync(suspend, file, false));
+        crash(suspend);
+        EXPECT_EQ(attributes(suspend, file).mtime, mtime);
+        EXPECT_EQ(attributes(suspend, file).ctime, ctime);
+
+        // With anything else they are one change.
+        SetAttributes more = times;
+        more.mode = 0600;
+        more.mtime = before;
+        must(fs->setattr(suspend, kRootUser, file, more));
+        must(fs->fsync(suspend, file, true));
+        crash(suspend);
+        EXPECT_EQ(attributes(suspend, file).mtime, before);
+        EXPECT_EQ(attributes(suspend, file).mode & 07777u, 0600u);
+    });
+}
+
 class SmallCacheTest : public FilesystemTest {
   protected:
     OpenOptions open_options() override { return {.max_cached_inodes = 16}; }
