@@ -365,7 +365,8 @@ void QueuePair::release(Tracker& tracker) {
 }
 
 void QueuePair::finish_error(Request* request, std::uint16_t code) {
-    Error error = status_error(code, request->what, request->device_offset);
+    Error error = queue_id() == 0 ? status_error(code, request->what, request->device_offset)
+                                  : transfer_error(code, request->what, request->device_offset);
     finish(request, &error, 0);
 }
 

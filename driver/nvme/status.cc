@@ -30,6 +30,12 @@ Error status_error(std::uint16_t code, const char* what, std::uint64_t address) 
     return error;
 }
 
+Error transfer_error(std::uint16_t code, const char* what, std::uint64_t address) {
+    Error error = status_error(code, what, address);
+    if (error.code != Errc::kNoSpace && error.code != Errc::kReadOnly) error.code = Errc::kIo;
+    return error;
+}
+
 std::string_view status_name(std::uint16_t code) {
     switch (static_cast<Status>(code)) {
         case Status::kSuccess:

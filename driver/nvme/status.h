@@ -14,6 +14,10 @@ namespace blobfs::driver::nvme {
 // the namespace, for the message.
 [[nodiscard]] Error status_error(std::uint16_t code, const char* what, std::uint64_t address = 0);
 
+// The same for commands that move data: kIo, kNoSpace or kReadOnly, and nothing that a layer above
+// could take for an answer of its own ("not found" of a namespace for that of a name).
+[[nodiscard]] Error transfer_error(std::uint16_t code, const char* what, std::uint64_t address);
+
 // The name of a status in the specification's words; "unknown status" for those not listed.
 [[nodiscard]] std::string_view status_name(std::uint16_t code);
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "driver/memory/dma_buffer.h"
+#include "driver/nvme/status.h"
 #include "driver/soft/faulty_medium.h"
 #include "driver/soft/power_cut_medium.h"
 #include "fs/filesystem.h"
@@ -243,6 +244,86 @@ TEST_F(Faults, ErrorsThatMayBeRetriedAre) {
     });
 }
 
+// Whatever a device says, what is told to be durable is, and nobody takes its answer for the
+// filesystem's own, "there is no such file" for one.
+TEST_F(Faults, EveryStatusIsAnErrorThatLosesNothingAcknowledged) {
+    using driver::nvme::Status;
+    const Status statuses[] = {Status::kInvalidOpcode,
+                               Status::kInvalidField,
+                               Status::kDataTransferError,
+                               Status::kInternalError,
+                               Status::kAbortRequested,
+                               Status::kInvalidNamespace,
+                               Status::kLbaOutOfRange,
+                               Status::kCapacityExceeded,
+                               Status::kNamespaceNotReady,
+                               Status::kWriteFault,
+                               Status::kUnrecoveredReadError,
+                               Status::kGuardCheckError,
+                               Status::kAccessDenied,
+                               Status::kDeallocatedBlock,
+                               Status::kNamespaceWriteProtected,
+                               Status::kWriteToReadOnlyRange};
+    for (const Status status : statuses) {
+        for (const bool final : {true, false}) {
+            for (const Kind kind : {Kind::kRead, Kind::kWrite, Kind::kFlush}) {
+                run([&](Suspend& suspend) {
+                    reopen_well(suspend);
+                    SCOPED_TRACE(testing::Message()
+                                 << driver::nvme::status_name(static_cast<std::uint16_t>(status))
+                                 << (final ? ", final" : "") << ", kind " << int(kind));
+                    const auto allowed = [](const Error& error) {
+                        const int number = to_errno(error);
+                        EXPECT_TRUE(number == EIO || number == ENOSPC || number == EROFS)
+                            << error.message();
+                    };
+                    // The second of the kind, so that some get through; and the retries with it.
+                    medium->add({.kind = kind,
+                                 .skip = 1,
+                                 .count = 6,
+                                 .status = MediumStatus(status, final)});
+                    bool durable = false;
+                    if (const auto made = try_make(suspend, "new", 6); !made) {
+                        allowed(made.error());
+                    } else if (const auto synced = fs->fsync(suspend, *made, false); !synced) {
+                        allowed(synced.error());
+                    } else {
+                        durable = true;
+                    }
+                    const auto text = contents(suspend, name_of(4));
+                    if (!text) allowed(text.error());
+                    reopen_well(suspend);
+                    if (durable) {
+                        EXPECT_EQ(must(contents(suspend, "new")), text_of(6));
+                    }
+                    (void)fs->unlink(suspend, kRootInode, "new");
+                    expect_all_whole(suspend);
+                });
+            }
+        }
+    }
+}
+
+TEST_F(Faults, AReadThatFailsOnceIsAnErrorOnce) {
+    run([&](Suspend& suspend) {
+        reopen_well(suspend);
+        Fault fault = behind_log(Kind::kRead);
+        fault.status = MediumStatus(driver::nvme::Status::kInvalidNamespace);
+        fault.count = 1;
+        medium->add(fault);
+        int failed = 0;
+        for (int i = 0; i < kFiles; ++i) {
+            const auto text = contents(suspend, name_of(i));
+            if (text) continue;
+            ++failed;
+            EXPECT_EQ(to_errno(text.error()), EIO) << text.error().message();
+        }
+        EXPECT_EQ(failed, 1);
+        EXPECT_FALSE(fs->read_only());
+        expect_all_whole(suspend);
+    });
+}
+
 TEST_F(Faults, LateAnswersAreWaitedFor) {
     run([&](Suspend& suspend) {
         medium->add({.effect = Fault::Effect::kDelay, .delay_us = 5'000});
@@ -350,7 +431,11 @@ TEST_F(Faults, DeviceThatVanishesEndsEverythingWithAnError) {
     run([&](Suspend& suspend) {
         const InodeNumber file = make(suspend, "new", 3);
         medium->vanish();
-        EXPECT_FALSE(fs->fsync(suspend, file, false));
+        const auto synced = fs->fsync(suspend, file, false);
+        ASSERT_FALSE(synced);
+        EXPECT_TRUE(to_errno(synced.error()) == EIO || to_errno(synced.error()) == ENODEV)
+            << synced.error().message();
+        EXPECT_TRUE(fs->read_only());
         EXPECT_FALSE(try_make(suspend, "later", 9));
         EXPECT_FALSE(fs->close(suspend));
         fs.reset();
