@@ -91,7 +91,13 @@ Result<void> Blobstore::State::resume_orphans(Suspend& suspend) {
         }
         const BlobId blob{load_big_endian(key_tail(key))};
         if (truncation) {
-            truncations.push_back({blob, load<TruncationValue>(bytes).size});
+            const std::uint64_t size = load<TruncationValue>(bytes).size;
+            // Beyond that, rounding up to a cluster would begin at the front again.
+            if (size > kMaxBlobBytes) {
+                status = fail(Errc::kCorrupt, "reading the list of truncations", value(blob));
+                return false;
+            }
+            truncations.push_back({blob, size});
         } else {
             orphans.push_back(blob);
         }

@@ -113,6 +113,11 @@ Result<Superblock> plan_format(const Device& device, const FormatOptions& option
     plan.inline_bytes =
         options.inline_bytes != 0 ? options.inline_bytes : std::min(2048u, most_inline);
     plan.block_count = bytes / kBlockBytes;
+    // The last block is for a copy of the superblock.
+    if (bytes > kMinDeviceBytes) {
+        --plan.block_count;
+        plan.compatible = kSuperblockCopy;
+    }
     plan.log_start = kLogStartBlock;
     const std::uint64_t log_bytes =
         options.log_bytes != 0 ? options.log_bytes
@@ -181,6 +186,8 @@ Result<StoreInfo> Blobstore::format(Suspend& suspend, Device& device,
     plan.free_blocks = frozen.root.free_blocks;
     // An interrupted format must not leave an older store that looks whole.
     TRY(erase_superblocks(suspend, device));
+    TRY(erase_superblock_copy(suspend, device, plan.block_count));
+    TRY(erase_superblock_copy(suspend, device, device.properties().bytes / kBlockBytes - 1));
     // What was in the first MiB and at the start of the log is gone: no old signature stays.
     TRY_ASSIGN(const driver::DmaBuffer zeroes, driver::DmaBuffer::allocate(64 * 1024));
     for (std::uint64_t at = 0; at < (kLogStartBlock + kMinLogBlocks) * kBlockBytes;
@@ -191,6 +198,7 @@ Result<StoreInfo> Blobstore::format(Suspend& suspend, Device& device,
     TRY(write_superblock(suspend, device, plan));
     ++plan.generation;
     TRY(write_superblock(suspend, device, plan));
+    TRY(write_superblock_copy(suspend, device, plan));
     space.release();
     return info_of(plan);
 }
@@ -203,13 +211,22 @@ Result<StoreInfo> Blobstore::inspect(Suspend& suspend, Device& device) {
 
 Result<std::unique_ptr<Blobstore>> Blobstore::open(Suspend& suspend, Device& device,
                                                    const OpenOptions& options) {
-    TRY_ASSIGN(const SuperblockSlots slots, read_superblocks(suspend, device));
+    // Too large for the stack of a fiber, with all that follows.
+    const std::unique_ptr<Result<SuperblockSlots>> read(
+        new Result<SuperblockSlots>(read_superblocks(suspend, device)));
+    if (!*read) return fail(read->error());
+    const SuperblockSlots& slots = **read;
     TRY_ASSIGN(const Superblock newest, slots.newest());
     for (const auto& slot : slots.slots) {
         if (slot) continue;
         spdlog::warn("{}: {}; going on with the other one{}", device.properties().name,
                      slot.error().message(),
                      options.read_only ? "" : ", from which it is written anew");
+    }
+    if (!slots.copy) {
+        spdlog::warn("{}: the copy of the superblock: {}{}", device.properties().name,
+                     slots.copy.error().message(),
+                     options.read_only ? "" : "; it is written anew");
     }
     OpenOptions chosen = options;
     chosen.read_only = options.read_only || device.properties().read_only;

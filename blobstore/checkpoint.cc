@@ -148,6 +148,8 @@ Result<void> Blobstore::State::checkpoint(Suspend& suspend, SuperblockState mark
     if (status) status = write_superblock(suspend, device, fresh);
     ++fresh.generation;
     if (status) status = write_superblock(suspend, device, fresh);
+    // Before anything is released, too: so the copy always names a root that is whole.
+    if (status) status = write_superblock_copy(suspend, device, fresh);
     if (!status) {
         fail_store(status.error());
         return status;

@@ -35,7 +35,8 @@ inline constexpr std::uint32_t kFormatVersion = 1;
 
 // Feature masks known to this program: an unknown bit in `incompatible` refuses the mount, one in
 // `read_only_compatible` refuses a writable mount, one in `compatible` is ignored.
-inline constexpr std::uint64_t kKnownCompatible = 0;
+inline constexpr std::uint64_t kSuperblockCopy = 1;  // compatible: there is a copy, see Superblock
+inline constexpr std::uint64_t kKnownCompatible = kSuperblockCopy;
 inline constexpr std::uint64_t kKnownReadOnlyCompatible = 0;
 inline constexpr std::uint64_t kKnownIncompatible = 0;
 
@@ -69,23 +70,23 @@ struct Superblock {
     std::uint32_t cluster_bytes;
     std::uint32_t inline_bytes;  // files up to this size live in the tree
     std::uint64_t block_count;
-    std::uint64_t log_start;   // first block of the log ring
-    std::uint64_t log_blocks;  // length of the ring
-    std::uint64_t generation;  // of the checkpoint that this superblock completes
-    std::uint64_t epoch;       // of the log records that follow it
-    std::uint64_t log_position;        // block within the ring where replay starts
-    std::uint64_t log_batch;           // number of the batch expected there
-    std::uint64_t transaction;         // number of the last transaction that the root contains
-    PagePointer tree_root;             // block 0: an empty tree
-    PagePointer map_root;              // root of the allocation map
-    std::uint32_t tree_height;         // 1: the root is a leaf; 0: empty
-    std::uint32_t map_height;          // 1: the root is a bitmap page
+    std::uint64_t log_start;     // first block of the log ring
+    std::uint64_t log_blocks;    // length of the ring
+    std::uint64_t generation;    // of the checkpoint that this superblock completes
+    std::uint64_t epoch;         // of the log records that follow it
+    std::uint64_t log_position;  // block within the ring where replay starts
+    std::uint64_t log_batch;     // number of the batch expected there
+    std::uint64_t transaction;   // number of the last transaction that the root contains
+    PagePointer tree_root;       // block 0: an empty tree
+    PagePointer map_root;        // root of the allocation map
+    std::uint32_t tree_height;   // 1: the root is a leaf; 0: empty
+    std::uint32_t map_height;    // 1: the root is a bitmap page
     std::uint64_t next_blob_id;
-    std::uint64_t free_blocks;         // blocks that the allocation map shows free
+    std::uint64_t free_blocks;  // blocks that the allocation map shows free
     std::uint64_t blob_count;
-    std::uint64_t created_us;          // microseconds since 1970
+    std::uint64_t created_us;  // microseconds since 1970
     std::uint64_t written_us;
-    std::uint64_t mounts;              // how often it was opened for writing
+    std::uint64_t mounts;  // how often it was opened for writing
     std::array<std::uint8_t, 3784> reserved;
 };
 static_assert(sizeof(Superblock) == 4096 && std::is_trivially_copyable_v<Superblock>);
@@ -110,7 +111,7 @@ struct PageHeader {
     std::uint64_t block;       // the page's own address
     std::uint64_t generation;  // the checkpoint generation that wrote it
     std::array<std::uint8_t, 16> uuid;
-    std::uint64_t map_index;    // map: which page of its level; tree: 0
+    std::uint64_t map_index;      // map: which page of its level; tree: 0
     std::uint16_t content_start;  // tree: offset in the page of the lowest byte of entry contents
     std::uint16_t garbage_bytes;  // tree: bytes of dead entries within the contents
     std::uint16_t prefix_bytes;   // tree: all keys of the page begin with the same that many bytes
@@ -120,11 +121,11 @@ static_assert(sizeof(PageHeader) == 64 && std::is_trivially_copyable_v<PageHeade
 static_assert(offsetof(PageHeader, checksum) == 8 && offsetof(PageHeader, uuid) == 32);
 static_assert(offsetof(PageHeader, content_start) == 56 && offsetof(PageHeader, reserved) == 62);
 
-// One slot of a tree page, ascending by key from byte 64. The entry in the contents: the size of the
-// value (2 bytes), the key, the value.
+// One slot of a tree page, ascending by key from byte 64. The entry in the contents: the size of
+// the value (2 bytes), the key, the value.
 struct PageSlot {
-    std::uint32_t hint;       // the key's 4 bytes after the prefix, first byte most significant
-    std::uint16_t offset;     // of the entry within the page
+    std::uint32_t hint;    // the key's 4 bytes after the prefix, first byte most significant
+    std::uint16_t offset;  // of the entry within the page
     std::uint16_t key_bytes;
 };
 static_assert(sizeof(PageSlot) == 8 && std::is_trivially_copyable_v<PageSlot>);
@@ -144,8 +145,8 @@ static_assert(sizeof(MapEntry) == 32);
 // The head of a batch of transactions in the log; starts on a block boundary.
 struct LogBatchHeader {
     std::uint32_t magic;
-    std::uint32_t blocks;         // of the whole batch, header included
-    std::uint64_t checksum;       // XXH3-64 of header (this field zero) and payload
+    std::uint32_t blocks;    // of the whole batch, header included
+    std::uint64_t checksum;  // XXH3-64 of header (this field zero) and payload
     std::array<std::uint8_t, 16> uuid;
     std::uint64_t epoch;
     std::uint64_t batch;              // number: one more than the batch before
@@ -156,19 +157,19 @@ struct LogBatchHeader {
 static_assert(sizeof(LogBatchHeader) == 64);
 
 struct LogTransactionHeader {
-    std::uint32_t bytes;       // of the transaction, this header included, a multiple of 8
+    std::uint32_t bytes;  // of the transaction, this header included, a multiple of 8
     std::uint32_t operations;
 };
 static_assert(sizeof(LogTransactionHeader) == 8);
 
 enum class LogOperationType : std::uint8_t {
-    kPut = 1,        // key, value
-    kErase = 2,      // key
-    kAllocate = 3,   // a run of blocks becomes file data: LogRun
-    kFree = 4,       // a run of blocks is file data no more: LogRun
-    kNextBlobId = 5,   // the value, 8 bytes: ids below it are taken
-    kData = 6,         // LogRun, then its bytes: small overwrite carried by the log (reserved)
-    kDataChecksum = 7, // LogDataChecksum: the batch counts only if the data matches (reserved)
+    kPut = 1,           // key, value
+    kErase = 2,         // key
+    kAllocate = 3,      // a run of blocks becomes file data: LogRun
+    kFree = 4,          // a run of blocks is file data no more: LogRun
+    kNextBlobId = 5,    // the value, 8 bytes: ids below it are taken
+    kData = 6,          // LogRun, then its bytes: small overwrite carried by the log (reserved)
+    kDataChecksum = 7,  // LogDataChecksum: the batch counts only if the data matches (reserved)
 };
 
 struct LogOperationHeader {
@@ -187,9 +188,9 @@ static_assert(sizeof(LogRun) == 16);
 
 // Value of a key of kind kExtent; its key's last 8 bytes are the first block within the file.
 struct ExtentValue {
-    std::uint64_t block;   // on the device
+    std::uint64_t block;  // on the device
     std::uint32_t blocks;
-    std::uint32_t flags;   // kExtentShared, kExtentUnwritten
+    std::uint32_t flags;  // kExtentShared, kExtentUnwritten
 };
 static_assert(sizeof(ExtentValue) == 16);
 inline constexpr std::uint32_t kExtentShared = 1;     // counted by a kSharedRun key

@@ -83,7 +83,8 @@ void Checker::visit_store_key(KeyView key, ValueView bytes) {
         const KeyKind kind = key_kind(key);
         const bool known =
             (kind == KeyKind::kOrphan && bytes.empty()) ||
-            (kind == KeyKind::kTruncation && bytes.size() == sizeof(TruncationValue));
+            (kind == KeyKind::kTruncation && bytes.size() == sizeof(TruncationValue) &&
+             load<TruncationValue>(bytes).size <= kMaxBlobBytes);
         if (known) {
             orphans_.insert(load_big_endian(key_tail(key)));
             return;

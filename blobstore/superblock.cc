@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <optional>
 
 namespace blobfs::blobstore {
 namespace {
@@ -17,9 +19,11 @@ using driver::WriteFlags;
 
 constexpr std::uint64_t slot_offset(unsigned slot) { return kSuperblockBlocks[slot] * kBlockBytes; }
 
-std::uint64_t checksum_of(Superblock superblock) {
-    superblock.checksum = 0;
-    return XXH3_64bits(&superblock, sizeof(superblock));
+// Superblocks are large for the stack of a fiber, so what is passed about here is not copied.
+std::uint64_t checksum_of(const Superblock& superblock) {
+    const auto copy = std::make_unique<Superblock>(superblock);
+    copy->checksum = 0;
+    return XXH3_64bits(copy.get(), sizeof(*copy));
 }
 
 bool power_of_two_within(std::uint32_t v, std::uint32_t least, std::uint32_t most) {
@@ -65,9 +69,10 @@ const char* geometry_fault(const Superblock& s) {
     return nullptr;
 }
 
-const char* root_fault(const Superblock& s, unsigned slot) {
+// slot: nothing for a copy.
+const char* root_fault(const Superblock& s, std::optional<unsigned> slot) {
     if (s.generation == 0) return "reading the superblock: generation 0";
-    if (superblock_slot(s.generation) != slot) {
+    if (slot && superblock_slot(s.generation) != *slot) {
         return "reading the superblock: it belongs into the other slot";
     }
     if (s.epoch == 0) return "reading the superblock: epoch 0";
@@ -90,7 +95,7 @@ const char* root_fault(const Superblock& s, unsigned slot) {
     return nullptr;
 }
 
-const char* content_fault(const Superblock& s, unsigned slot) {
+const char* content_fault(const Superblock& s, std::optional<unsigned> slot) {
     if (s.version == 0) return "reading the superblock: version 0";
     if (s.state > static_cast<std::uint32_t>(SuperblockState::kClean)) {
         return "reading the superblock: unknown state";
@@ -128,6 +133,31 @@ bool from_newer_program(const Error& error) {
            (error.what == kNewerVersion || error.what == kUnknownFeature);
 }
 
+Result<std::unique_ptr<const Superblock>> decode(std::span<const std::byte> bytes, std::uint64_t at,
+                                                 std::optional<unsigned> slot) {
+    CHECK(bytes.size() == sizeof(Superblock));
+    auto copy = std::make_unique<Superblock>();
+    std::memcpy(copy.get(), bytes.data(), sizeof(*copy));
+    const Superblock& superblock = *copy;
+    if (superblock.magic != kSuperblockMagic) return fail(Errc::kWrongFormat, kNoFilesystem, at);
+    if (superblock.checksum != checksum_of(superblock)) {
+        return fail(Errc::kCorrupt, "reading the superblock: damaged (checksum)", at);
+    }
+    // Of a newer version only magic, checksum, version and the feature masks mean what they do
+    // here.
+    if (superblock.version > kFormatVersion) return fail(Errc::kWrongFormat, kNewerVersion, at);
+    if ((superblock.incompatible & ~kKnownIncompatible) != 0) {
+        return fail(Errc::kWrongFormat, kUnknownFeature, at);
+    }
+    if (const char* fault = content_fault(superblock, slot)) return fail(Errc::kCorrupt, fault, at);
+    return copy;
+}
+
+bool has_copy(const Superblock& superblock, const Device& device) {
+    return (superblock.compatible & kSuperblockCopy) != 0 &&
+           superblock.block_count < device.properties().bytes / kBlockBytes;
+}
+
 }  // namespace
 
 std::uint32_t map_height_for(std::uint64_t block_count, std::uint32_t page_bytes) {
@@ -148,26 +178,22 @@ void seal(Superblock& superblock) {
 
 Result<Superblock> decode_superblock(std::span<const std::byte> bytes, std::uint64_t device_bytes,
                                      unsigned slot) {
-    CHECK(bytes.size() == sizeof(Superblock) && slot < 2);
+    CHECK(slot < 2);
     const std::uint64_t at = slot_offset(slot);
-    Superblock superblock;
-    std::memcpy(&superblock, bytes.data(), sizeof(superblock));
-    if (superblock.magic != kSuperblockMagic) return fail(Errc::kWrongFormat, kNoFilesystem, at);
-    if (superblock.checksum != checksum_of(superblock)) {
-        return fail(Errc::kCorrupt, "reading the superblock: damaged (checksum)", at);
-    }
-    // Of a newer version only magic, checksum, version and the feature masks mean what they do
-    // here.
-    if (superblock.version > kFormatVersion) return fail(Errc::kWrongFormat, kNewerVersion, at);
-    if ((superblock.incompatible & ~kKnownIncompatible) != 0) {
-        return fail(Errc::kWrongFormat, kUnknownFeature, at);
-    }
-    if (const char* fault = content_fault(superblock, slot)) return fail(Errc::kCorrupt, fault, at);
-    if (superblock.block_count > device_bytes / kBlockBytes) {
+    TRY_ASSIGN(const auto superblock, decode(bytes, at, slot));
+    if (superblock->block_count > device_bytes / kBlockBytes) {
         return fail(Errc::kCorrupt,
                     "reading the superblock: the device is shorter than the filesystem on it", at);
     }
-    return superblock;
+    return *superblock;
+}
+
+Result<Superblock> decode_superblock_copy(std::span<const std::byte> bytes, std::uint64_t block) {
+    TRY_ASSIGN(const auto superblock, decode(bytes, block * kBlockBytes, std::nullopt));
+    if (superblock->block_count != block || (superblock->compatible & kSuperblockCopy) == 0) {
+        return fail(Errc::kWrongFormat, kNoFilesystem, block * kBlockBytes);
+    }
+    return *superblock;
 }
 
 Result<void> check_writable(const Superblock& superblock) {
@@ -199,6 +225,28 @@ Result<Superblock> SuperblockSlots::newest() const {
     return fail(rank(second) < rank(first) ? second : first);
 }
 
+bool SuperblockSlots::is_foreign() const {
+    const auto foreign = [](const Result<Superblock>& slot) {
+        return !slot && slot.error().code == Errc::kWrongFormat &&
+               !from_newer_program(slot.error());
+    };
+    return foreign(slots[0]) && foreign(slots[1]);
+}
+
+namespace {
+
+Result<void> check_copy(Suspend& suspend, Device& device, std::uint64_t block,
+                        const std::array<std::uint8_t, 16>& uuid) {
+    const std::unique_ptr<Result<Superblock>> copy(
+        new Result<Superblock>(read_superblock_copy(suspend, device, block)));
+    if (!*copy) return fail(copy->error());
+    if ((*copy)->uuid == uuid) return {};
+    return fail(Errc::kCorrupt, "reading the copy of the superblock: another UUID",
+                block * kBlockBytes);
+}
+
+}  // namespace
+
 Result<SuperblockSlots> read_superblocks(Suspend& suspend, Device& device) {
     const std::uint64_t device_bytes = device.properties().bytes;
     if (device_bytes < slot_offset(1) + sizeof(Superblock)) {
@@ -209,12 +257,16 @@ Result<SuperblockSlots> read_superblocks(Suspend& suspend, Device& device) {
         TRY(device.read(suspend, slot_offset(slot), buffer.span()));
         return decode_superblock(buffer.span(), device_bytes, slot);
     };
-    SuperblockSlots both{{read_slot(0), read_slot(1)}};
+    SuperblockSlots both{.slots = {read_slot(0), read_slot(1)}};
     const auto unreadable = [](const Result<Superblock>& slot) {
         return !slot && slot.error().code != Errc::kWrongFormat &&
                slot.error().code != Errc::kCorrupt;
     };
     if (unreadable(both.slots[0]) && unreadable(both.slots[1])) return fail(both.slots[0].error());
+    const auto& whole = both.slots[0] ? both.slots[0] : both.slots[1];
+    if (whole && has_copy(*whole, device)) {
+        both.copy = check_copy(suspend, device, whole->block_count, whole->uuid);
+    }
     return both;
 }
 
@@ -226,6 +278,30 @@ Result<void> write_superblock(Suspend& suspend, Device& device, const Superblock
     if (device.properties().volatile_write_cache) TRY(device.flush(suspend));
     return device.write(suspend, slot_offset(superblock_slot(sealed.generation)),
                         ConstDmaSpan(buffer.span()), WriteFlags::kForceUnitAccess);
+}
+
+Result<Superblock> read_superblock_copy(Suspend& suspend, Device& device, std::uint64_t block) {
+    TRY_ASSIGN(const DmaBuffer buffer, DmaBuffer::allocate(sizeof(Superblock)));
+    TRY(device.read(suspend, block * kBlockBytes, buffer.span()));
+    return decode_superblock_copy(buffer.span(), block);
+}
+
+Result<void> write_superblock_copy(Suspend& suspend, Device& device, const Superblock& superblock) {
+    if (!has_copy(superblock, device)) return {};
+    TRY_ASSIGN(const DmaBuffer buffer, DmaBuffer::allocate(sizeof(Superblock)));
+    Superblock sealed = superblock;
+    seal(sealed);
+    std::memcpy(buffer.data(), &sealed, sizeof(sealed));
+    return device.write(suspend, superblock.block_count * kBlockBytes, ConstDmaSpan(buffer.span()),
+                        WriteFlags::kForceUnitAccess);
+}
+
+Result<void> erase_superblock_copy(Suspend& suspend, Device& device, std::uint64_t block) {
+    const bool inside = block < device.properties().bytes / kBlockBytes;
+    if (!inside || !read_superblock_copy(suspend, device, block)) return {};
+    TRY_ASSIGN(const DmaBuffer buffer, DmaBuffer::allocate(sizeof(Superblock)));
+    return device.write(suspend, block * kBlockBytes, ConstDmaSpan(buffer.span()),
+                        WriteFlags::kForceUnitAccess);
 }
 
 Result<void> erase_superblocks(Suspend& suspend, Device& device) {

@@ -1,8 +1,8 @@
 #pragma once
 
-// The superblock: the root of everything, in two slots (FORMAT.md, "Superblock"). A checkpoint of
-// generation g overwrites slot g & 1 only, so a torn or lost write costs that checkpoint and never
-// the one before. Reactor thread.
+// The superblock: the root of everything, in two slots (FORMAT.md, "Superblock"), and a copy at the
+// other end of the device for fsck. A checkpoint of generation g overwrites slot g & 1 only, so a
+// torn or lost write costs that checkpoint and never the one before. Reactor thread.
 
 #include <array>
 #include <cstddef>
@@ -46,13 +46,22 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, std::uint
 // allow reading. Any thread.
 Result<void> check_writable(const Superblock& superblock);
 
+// The same of a copy, which was read at that block: only the copy that says that the filesystem
+// ends there is one, and not a file's content that looks like it. Any thread.
+Result<Superblock> decode_superblock_copy(std::span<const std::byte> bytes, std::uint64_t block);
+
 struct SuperblockSlots {
     std::array<Result<Superblock>, 2> slots;  // each as decode_superblock answered
+    // The copy behind the filesystem, where there is one: kCorrupt, or that it could not be read.
+    // An old one is no error: it is the last that is written.
+    Result<void> copy{};
 
     // The valid superblock of the highest generation. When there is none, or a slot was written by
     // a newer program (falling back behind it would undo what that one did): the error of the slot
     // that says most.
     [[nodiscard]] Result<Superblock> newest() const;
+    // Neither slot has our magic: no blobfs, or one that was overwritten.
+    [[nodiscard]] bool is_foreign() const;
 };
 
 // Reads both slots. Fails only when the device is too small to be one of ours (kWrongFormat) or
@@ -66,6 +75,20 @@ Result<SuperblockSlots> read_superblocks(driver::Suspend& suspend, driver::Devic
 // new one, or damage. Suspends.
 Result<void> write_superblock(driver::Suspend& suspend, driver::Device& device,
                               const Superblock& superblock);
+
+// Reads the copy at that block, whatever the slots say. Errors are decode_superblock_copy's and the
+// device's. Suspends.
+Result<Superblock> read_superblock_copy(driver::Suspend& suspend, driver::Device& device,
+                                        std::uint64_t block);
+
+// Writes the superblock that is in the slots to its copy, with FUA, if the filesystem has one and
+// the device has room for it. Suspends.
+Result<void> write_superblock_copy(driver::Suspend& suspend, driver::Device& device,
+                                   const Superblock& superblock);
+
+// Zeroes what is a copy at that block, durably. Suspends.
+Result<void> erase_superblock_copy(driver::Suspend& suspend, driver::Device& device,
+                                   std::uint64_t block);
 
 // Zeroes both slots, durably, so that nothing of an earlier filesystem can be found by a mount when
 // making a new one ends half-way. Suspends.

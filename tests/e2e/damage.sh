@@ -1,6 +1,7 @@
 #!/bin/bash
 # Either superblock slot may be damaged: the other one mounts, with everything there. With both damaged
-# the mount is refused with a clear message and the image is not touched.
+# the mount is refused with a clear message and the image is not touched; fsck.blobfs writes them from
+# their copy, even when all of the first megabyte is lost, and everything is there.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
 needs_blobfs
@@ -39,4 +40,13 @@ before=$(b2sum <"$(image_of disk)")
 refused "superblock|damaged|not a blobfs" "$BLOBFS_FUSE" "$(image_of disk)" "$(mount_of disk)"
 ! mountpoint -q "$(mount_of disk)" || fail "a filesystem without superblock is mounted"
 equal "$(b2sum <"$(image_of disk)")" "$before" "the image after a refused mount"
+dd if=/dev/zero of="$(image_of disk)" bs=1M count=1 conv=notrunc status=none
+refused "not a blobfs" "$BLOBFS_FUSE" "$(image_of disk)" "$(mount_of disk)"
+status=0
+"$BLOBFS_FSCK" -y "$(image_of disk)" >"$WORK/fsck.txt" 2>&1 || status=$?
+equal "$status" 1 "fsck.blobfs -y of an image without superblocks: $(<"$WORK/fsck.txt")"
+mount_filesystem disk
+manifest "$(mount_of disk)/driver" >"$WORK/actual"
+same_manifest "$WORK/expected" "$WORK/actual" "after the superblocks came back the tree differs"
+unmount_filesystem disk
 no_sanitizer_reports

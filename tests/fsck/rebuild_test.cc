@@ -115,6 +115,36 @@ TEST_F(RebuildTest, NothingOfTheTreeIsLeft) {
     expect_clean();
 }
 
+// More metadata than the reserve on a full device has room for.
+TEST_F(RebuildTest, WithoutRoomForASecondTreeNothingIsChangedUntilTheDeviceIsLarger) {
+    with_filesystem([&](Suspend& suspend, Filesystem& filesystem) {
+        const InodeNumber more = make_directory(suspend, filesystem, fs::kRootInode, "more");
+        for (std::size_t i = 0; i < 12'000; ++i) {
+            make_file(suspend, filesystem, more, name(i), content_of(i, 400));
+        }
+        const InodeNumber filler = make_file(suspend, filesystem, fs::kRootInode, "filler", "");
+        const auto buffer = must(driver::DmaBuffer::allocate(std::size_t{1} << 20));
+        std::memset(buffer.data(), 1, buffer.size());
+        for (std::uint64_t at = 0; at < kBytes; at += buffer.size()) {
+            if (!filesystem.write(suspend, filler, at, buffer.span(), {.whole = true})) break;
+        }
+    });
+    flip(tree_pages().front().block * 4096 + 1000);
+    expect_finds({{"tree-page", 1}});
+    const std::string superblocks = bytes_at(0, 17 * 4096);
+    const Outcome outcome = run({"-y", "-f"});
+    EXPECT_EQ(outcome.status, kExitFailed) << outcome.output;
+    EXPECT_NE(outcome.errors.find("not enough free space"), std::string::npos) << outcome.errors;
+    // In free space lies the beginning of a second tree, to which nothing leads.
+    EXPECT_EQ(bytes_at(0, 17 * 4096), superblocks);
+    expect_finds({{"tree-page", 1}});
+    std::filesystem::resize_file(path_, kBytes * 2);
+    expect_repairs("-y");
+    EXPECT_EQ(count_files().whole, kFiles);
+    EXPECT_EQ(superblock().block_count, kBytes * 2 / 4096 - 1);
+    expect_clean();
+}
+
 TEST_F(RebuildTest, TheLogIsPartOfWhatIsRebuilt) {
     std::uint64_t root = 0;
     with_device([&](Suspend& suspend, driver::Device& device) {

@@ -138,5 +138,10 @@ TEST_F(RepairCrash, OfASuperblock) {
     cut_repairs(20);
 }
 
+TEST_F(RepairCrash, OfBothSuperblocks) {
+    for (const std::uint64_t block : blobstore::kSuperblockBlocks) flip(block * 4096 + 70);
+    cut_repairs(20);
+}
+
 }  // namespace
 }  // namespace blobfs::fsck

@@ -108,12 +108,52 @@ TEST_F(RepairTest, EitherSuperblockSlotComesBackFromTheOther) {
     }
 }
 
-TEST_F(RepairTest, BothSuperblocksDamagedIsTold) {
+TEST_F(RepairTest, BothSuperblocksComeBackFromTheCopy) {
     for (const std::uint64_t block : blobstore::kSuperblockBlocks) flip(block * 4096 + 70);
+    expect_unsafe({{"superblocks-lost", 1}});
+}
+
+// The beginning of the device is overwritten, as by dd.
+TEST_F(RepairTest, TheFirstMegabyteIsLostAndComesBack) {
+    set_bytes(0, std::string(std::size_t{1} << 20, '\0'));
+    expect_unsafe({{"superblocks-lost", 1}});
+}
+
+TEST_F(RepairTest, TheCopyComesBackFromTheSlots) {
+    flip(kBytes - 4096 + 70);
+    expect_safe({{"superblock-copy", 1}});
+}
+
+// The image was put on a larger device: the copy is not at its end.
+TEST_F(RepairTest, TheCopyIsSearchedForWhereTheDeviceHasGrown) {
+    std::filesystem::resize_file(path_, kBytes + (3 << 20) + 4096);
+    for (const std::uint64_t block : blobstore::kSuperblockBlocks) flip(block * 4096 + 70);
+    expect_unsafe({{"superblocks-lost", 1}});
+}
+
+// A copy within a file is not that of the device.
+TEST_F(RepairTest, AnImageInAFileIsNotTakenForTheDevice) {
+    const std::string copy = bytes_at(kBytes - 4096, 4096);
+    with_filesystem([&](Suspend& suspend, Filesystem& filesystem) {
+        make_file(suspend, filesystem, fs::kRootInode, "image", copy + copy);
+    });
+    for (const std::uint64_t block : blobstore::kSuperblockBlocks) flip(block * 4096 + 70);
+    set_bytes(kBytes - 4096, std::string(4096, '\0'));
+    const std::uint64_t before = image_hash();
+    const Outcome outcome = run({"-y", "-f"});
+    EXPECT_EQ(outcome.status, kExitFailed) << outcome.output;
+    EXPECT_NE(outcome.errors.find("superblock"), std::string::npos) << outcome.errors;
+    EXPECT_EQ(image_hash(), before);
+}
+
+// Somebody made another filesystem here: what is left of ours is not put into it.
+TEST_F(RepairTest, AnotherFilesystemIsNotOverwrittenFromTheCopy) {
+    set_bytes(0, std::string(std::size_t{1} << 20, '\0'));
+    set_bytes(4086, "SWAPSPACE2");
+    set_bytes(1024, std::string_view("\x01\0\0\0\xff\x1f\0\0", 8));
     const std::uint64_t before = image_hash();
     const Outcome outcome = run({"-y"});
-    EXPECT_EQ(outcome.status, kExitFailed);
-    EXPECT_NE(outcome.errors.find("superblock"), std::string::npos) << outcome.errors;
+    EXPECT_EQ(outcome.status, kExitFailed) << outcome.output;
     EXPECT_EQ(image_hash(), before);
 }
 
@@ -305,6 +345,18 @@ TEST_F(RepairTest, TheListOfFilesToDelete) {
     put(Key(BlobId{0}, KeyKind::kOrphan, 4711), "");
     put(Key(BlobId{0}, KeyKind::kOrphan, 4712), "with a value");
     expect_safe({{"bad-orphan", 2}});
+}
+
+// Rounded up to a cluster it would be 0, and all of the file would go.
+TEST_F(RepairTest, ATruncationToMoreThanThereCanBe) {
+    const blobstore::TruncationValue rest{.size = ~std::uint64_t{0} - 100};
+    put(Key(BlobId{0}, KeyKind::kTruncation, big()), blobstore::bytes_of(rest));
+    with_device([&](Suspend& suspend, driver::Device& device) {
+        const auto opened = Filesystem::open(suspend, device);
+        ASSERT_FALSE(opened);
+        EXPECT_EQ(opened.error().code, Errc::kCorrupt) << opened.error().message();
+    });
+    expect_safe({{"bad-orphan", 1}});
 }
 
 // Inodes and names. ------------------------------------------------------------------------------

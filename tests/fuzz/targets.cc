@@ -18,7 +18,7 @@
 #include "fs/directory.h"
 #include "fs/inode_block.h"
 #include "fs/posix_acl.h"
-#include "tools/fsck/key_check.h"
+#include "fs/fsck/key_check.h"
 
 namespace blobfs::fuzz {
 

@@ -1,6 +1,8 @@
 #include "tools/fsck/check_device.h"
 
 #include <absl/container/flat_hash_set.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -9,9 +11,12 @@
 #include "driver/device_name.h"
 #include "driver/memory/environment.h"
 #include "driver/reactor/reactor.h"
+#include "fs/fsck/printable_text.h"
 #include "mkfs/device_use.h"
+#include "mkfs/existing_content.h"
 #include "mkfs/uuid.h"
 #include "tools/fsck/repair.h"
+#include "tools/fsck/superblock_search.h"
 
 namespace blobfs::fsck {
 
@@ -35,19 +40,16 @@ tl::unexpected<CheckFailure> failure(const std::string& text) {
     return tl::unexpected<CheckFailure>(CheckFailure{text});
 }
 
-// What a person may print: names can hold anything.
-std::string printable(std::string_view text) {
-    static constexpr char kDigits[] = "0123456789abcdef";
-    std::string result;
-    for (const char c : text) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte < 0x20 || byte == 0x7f) {
-            result += {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]};
-        } else {
-            result += c;
-        }
-    }
-    return result;
+// Another filesystem or a partition table took the place of the superblocks: what is left of an
+// older blobfs is not to be put into it. Of files and block devices; nothing is known of others.
+bool holds_something_else(const std::string& device) {
+    const auto name = driver::parse_device_name(device);
+    if (!name || name->kind != driver::DeviceName::Kind::kFile) return false;
+    const int descriptor = ::open(name->path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return false;
+    const auto signatures = mkfs::find_signatures(descriptor);
+    ::close(descriptor);
+    return signatures && !signatures->empty();
 }
 
 class Session {
@@ -58,6 +60,8 @@ class Session {
     Outcome run();
 
   private:
+    // Of the superblock when both slots are lost; else the error of the slots.
+    Result<Superblock> find_copy(const SuperblockSlots& slots);
     Outcome check_all(const SuperblockSlots& slots, Superblock newest);
     // Tells of the findings and chooses those to repair.
     std::vector<const Finding*> decide(ImageCheck& check);
@@ -191,10 +195,11 @@ Outcome Session::check_all(const SuperblockSlots& slots, Superblock newest) {
                                      });
         if (!repaired) {
             if (repaired.error().code == Errc::kNoSpace) {
-                return failure("repairing " + request_.device +
-                               ": there is not enough free space for a second copy of the "
-                               "metadata; nothing was changed. Make the device (or the copy of it "
-                               "that you repair) larger");
+                return failure(
+                    "repairing " + request_.device +
+                    ": there is not enough free space for a second copy of the "
+                    "metadata; the filesystem is as it was. Make the device (or the copy of it "
+                    "that you repair) larger, and the filesystem will use that");
             }
             return failed("repairing", repaired.error());
         }
@@ -210,11 +215,30 @@ Outcome Session::check_all(const SuperblockSlots& slots, Superblock newest) {
     }
 }
 
+Result<Superblock> Session::find_copy(const SuperblockSlots& slots) {
+    const Error error = slots.newest().error();
+    const bool damaged = error.code == Errc::kCorrupt;
+    // A newer program's filesystem, or a device that does not answer.
+    if (!damaged && (error.code != Errc::kWrongFormat || !slots.is_foreign())) return fail(error);
+    if (!damaged && holds_something_else(request_.device)) return fail(error);
+    auto copy = superblock_copy_at_end(suspend_, device_);
+    // What may never have been a blobfs is not read as a whole unless that is asked for.
+    if (!copy && (damaged || request_.force)) {
+        copy =
+            search_superblock_copy(suspend_, device_, [&](std::uint64_t done, std::uint64_t total) {
+                progress(Phase::kSearch, done, total);
+            });
+    }
+    if (!copy) return fail(error);
+    return copy;
+}
+
 Outcome Session::run() {
     report_.device = request_.device;
     auto slots = blobstore::read_superblocks(suspend_, device_);
     if (!slots) return failed("reading", slots.error());
-    const auto newest = slots->newest();
+    auto newest = slots->newest();
+    if (!newest && !slots->slots[0] && !slots->slots[1]) newest = find_copy(*slots);
     if (!newest) return failed("checking", newest.error());
     if (request_.mode != RepairMode::kNone) {
         if (const auto writable = check_writable(*newest); !writable) {
@@ -243,7 +267,10 @@ tl::unexpected<CheckFailure> cannot_open(const CheckRequest& request, const Erro
         const bool file = name && name->kind == driver::DeviceName::Kind::kFile;
         const auto use = file ? mkfs::find_device_use(name->path, 0) : std::nullopt;
         return failure(request.device + " is " + use.value_or("used by another process") +
-                       "; unmount it first");
+                       "; unmount it first" +
+                       (request.mode == RepairMode::kNone
+                            ? ", or check it where it is mounted: blobfs-scrub MOUNTPOINT"
+                            : ""));
     }
     return failure("cannot open " + request.device + ": " + error.message());
 }

@@ -13,7 +13,7 @@
 
 #include <tl/expected.hpp>
 
-#include "tools/fsck/image_check.h"
+#include "fs/fsck/image_check.h"
 
 namespace blobfs::fsck {
 

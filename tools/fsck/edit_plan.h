@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "tools/fsck/image_check.h"
+#include "fs/fsck/image_check.h"
 
 namespace blobfs::fsck {
 

@@ -3,7 +3,7 @@
 // Searches a device for leaves of the tree that nothing points to any more, or whose way from the
 // root is lost. Reactor thread.
 
-#include "tools/fsck/image_check.h"
+#include "fs/fsck/image_check.h"
 
 namespace blobfs::fsck {
 

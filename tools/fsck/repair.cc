@@ -28,7 +28,7 @@ Result<std::unique_ptr<Blobstore>> open_store(Suspend& suspend, Device& device) 
     return Blobstore::open(suspend, device, {.commit_interval_ms = 0, .keep_orphans = true});
 }
 
-// Both slots again, with the counters that the check found.
+// Both slots and their copy again, with the counters that the check found.
 Result<void> write_superblocks(Suspend& suspend, Device& device, const Superblock& corrected) {
     Superblock fresh = corrected;
     // The slot of the next generation is the one that does not hold the newest.
@@ -36,7 +36,7 @@ Result<void> write_superblocks(Suspend& suspend, Device& device, const Superbloc
         ++fresh.generation;
         TRY(write_superblock(suspend, device, fresh));
     }
-    return {};
+    return write_superblock_copy(suspend, device, fresh);
 }
 
 class StoreEdit {
@@ -146,7 +146,8 @@ Result<std::string> repair(Suspend& suspend, Device& device, ImageCheck& check,
         return text;
     }
     if (any([](Problem problem) {
-            return problem == Problem::kSuperblockSlot || problem == Problem::kSuperblockCounts;
+            return problem == Problem::kSuperblockSlot || problem == Problem::kSuperblockCopy ||
+                   problem == Problem::kSuperblocksLost || problem == Problem::kSuperblockCounts;
         })) {
         const bool counts =
             any([](Problem problem) { return problem == Problem::kSuperblockCounts; });

@@ -8,7 +8,7 @@
 #include <span>
 #include <string>
 
-#include "tools/fsck/image_check.h"
+#include "fs/fsck/image_check.h"
 
 namespace blobfs::fsck {
 

@@ -6,8 +6,8 @@
 
 #include "blobstore/extent_map.h"
 #include "blobstore/space_allocator.h"
+#include "fs/fsck/map_walk.h"
 #include "tools/fsck/leaf_search.h"
-#include "tools/fsck/map_walk.h"
 #include "tools/fsck/tree_builder.h"
 
 namespace blobfs::fsck {
@@ -45,9 +45,9 @@ bool is_extent(KeyView key) {
 
 class FreeBlocks final : public BlockSource {
   public:
-    FreeBlocks(const Superblock& superblock, BlockBits& taken)
+    FreeBlocks(const Superblock& superblock, std::uint64_t block_count, BlockBits& taken)
         : begin_(log_end(superblock)),
-          end_(superblock.block_count),
+          end_(block_count),
           taken_(taken),
           page_at_(begin_) {}
 
@@ -77,15 +77,17 @@ class FreeBlocks final : public BlockSource {
 
 class Rewrite {
   public:
-    Rewrite(Suspend& suspend, Device& device, ImageCheck& check, const EditPlan& plan)
+    // block_count: of the filesystem afterwards, not fewer than it has.
+    Rewrite(Suspend& suspend, Device& device, ImageCheck& check, const EditPlan& plan,
+            std::uint64_t block_count)
         : suspend_(suspend),
           device_(device),
           check_(check),
           plan_(plan),
           old_(check.superblock()),
           io_(device,
-              {.uuid = old_.uuid, .page_bytes = old_.page_bytes, .block_count = old_.block_count}),
-          source_(old_, taken_),
+              {.uuid = old_.uuid, .page_bytes = old_.page_bytes, .block_count = block_count}),
+          source_(old_, block_count, taken_),
           generation_(old_.generation + 1) {}
 
     Result<RewriteReport> run(Progress progress);
@@ -148,28 +150,32 @@ Result<void> Rewrite::gather(Progress progress) {
 
 Result<void> Rewrite::note_used() {
     taken_.add_all(check_.metadata());
+    // The copy of the superblock may be the only one.
+    if (io_.geometry().block_count > old_.block_count) {
+        taken_.add(Run{BlockIndex{old_.block_count}, 1});
+    }
     taken_.add_all(check_.data());
     TRY_ASSIGN(PageReader reader, PageReader::create(device_, io_.geometry()));
     BlockBits visited;
-    walk_map(suspend_, reader, old_,
-             {.enter =
-                  [&](const PagePointer& pointer) {
-                      bool twice = false;
-                      visited.add(Run{BlockIndex{pointer.block}, io_.blocks_per_page()},
-                                  [&](const Run&) { twice = true; });
-                      return !twice;
-                  },
-              .bitmap =
-                  [&](std::uint64_t first_word, std::span<const std::uint64_t> words) {
-                      RunCollector runs([&](const Run& run) { taken_.add(run); });
-                      for (std::size_t i = 0; i < words.size(); ++i) {
-                          runs.add_word(first_word + i, words[i]);
-                      }
-                      runs.finish();
-                  },
-              .unused = [](const Run&) {},
-              .damaged = [](const PagePointer&, const Error&) {},
-              .miscounted = [](const PagePointer&, std::uint64_t, std::uint64_t) {}});
+    TRY(walk_map(suspend_, reader, old_,
+                 {.enter =
+                      [&](const PagePointer& pointer) {
+                          bool twice = false;
+                          visited.add(Run{BlockIndex{pointer.block}, io_.blocks_per_page()},
+                                      [&](const Run&) { twice = true; });
+                          return !twice;
+                      },
+                  .bitmap =
+                      [&](std::uint64_t first_word, std::span<const std::uint64_t> words) {
+                          RunCollector runs([&](const Run& run) { taken_.add(run); });
+                          for (std::size_t i = 0; i < words.size(); ++i) {
+                              runs.add_word(first_word + i, words[i]);
+                          }
+                          runs.finish();
+                      },
+                  .unused = [](const Run&) {},
+                  .damaged = [](const PagePointer&, const Error&) {},
+                  .miscounted = [](const PagePointer&, std::uint64_t, std::uint64_t) {}}));
     return check_.for_each_entry(
         suspend_, edits_, [&](KeyView key, ValueView value) -> Result<void> {
             if (!is_extent(key)) return {};
@@ -271,6 +277,7 @@ Result<void> Rewrite::build_map(Superblock& fresh) {
 
 Result<void> Rewrite::write_superblocks(const TreeRoot& root) {
     Superblock fresh = old_;
+    fresh.block_count = io_.geometry().block_count;
     TRY(build_map(fresh));
     fresh.state = static_cast<std::uint32_t>(blobstore::SuperblockState::kClean);
     fresh.tree_root = root.page;
@@ -288,7 +295,8 @@ Result<void> Rewrite::write_superblocks(const TreeRoot& root) {
                                        .count());
     TRY(write_superblock(suspend_, device_, fresh));
     ++fresh.generation;
-    return write_superblock(suspend_, device_, fresh);
+    TRY(write_superblock(suspend_, device_, fresh));
+    return write_superblock_copy(suspend_, device_, fresh);
 }
 
 void Rewrite::note_left_over() {
@@ -336,7 +344,14 @@ Result<RewriteReport> Rewrite::run(Progress progress) {
 
 Result<RewriteReport> rewrite_store(Suspend& suspend, Device& device, ImageCheck& check,
                                     const EditPlan& plan, Progress progress) {
-    return Rewrite(suspend, device, check, plan).run(progress);
+    const Superblock& old = check.superblock();
+    auto report = Rewrite(suspend, device, check, plan, old.block_count).run(progress);
+    if (report || report.error().code != Errc::kNoSpace) return report;
+    // What the device has beyond the filesystem, becomes part of it.
+    const std::uint64_t copies = (old.compatible & blobstore::kSuperblockCopy) != 0 ? 1 : 0;
+    const std::uint64_t blocks = device.properties().bytes / kBlockBytes - copies;
+    if (blocks <= old.block_count) return report;
+    return Rewrite(suspend, device, check, plan, blocks).run(progress);
 }
 
 }  // namespace blobfs::fsck

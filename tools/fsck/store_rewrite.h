@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
+#include "fs/fsck/image_check.h"
 #include "tools/fsck/edit_plan.h"
-#include "tools/fsck/image_check.h"
 
 namespace blobfs::fsck {
 
@@ -20,8 +20,9 @@ struct RewriteReport {
     std::vector<blobstore::Run> left_over;
 };
 
-// kNoSpace when there is not enough free space for a second tree; then, and after any other error,
-// nothing has changed. Suspends.
+// A device that is larger than the filesystem is used whole when there is not enough free space for a
+// second tree. kNoSpace when that does not help; then, and after any other error, nothing has
+// changed. Suspends.
 Result<RewriteReport> rewrite_store(driver::Suspend& suspend, driver::Device& device,
                                     ImageCheck& check, const EditPlan& plan, Progress progress);
 

@@ -11,7 +11,7 @@
 #include "blobstore/page.h"
 #include "blobstore/page_io.h"
 #include "driver/memory/dma_buffer.h"
-#include "tools/fsck/tree_walk.h"
+#include "fs/fsck/tree_walk.h"
 
 namespace blobfs::fsck {
 

@@ -1,4 +1,4 @@
-#include "tools/fsck/key_check.h"
+#include "fs/fsck/key_check.h"
 
 #include <algorithm>
 
@@ -62,7 +62,11 @@ void KeyCheck::store_key(KeyView key, ValueView value) {
     if (!list)
         return remove(Problem::kStrangeKey, key, "a key of an unknown kind: " + hexadecimal(key));
     const std::size_t bytes = kind == KeyKind::kOrphan ? 0 : sizeof(blobstore::TruncationValue);
-    if (key.size() != 17 || value.size() != bytes) {
+    const bool sound =
+        key.size() == 17 && value.size() == bytes &&
+        (kind == KeyKind::kOrphan ||
+         blobstore::load<blobstore::TruncationValue>(value).size <= blobstore::kMaxBlobBytes);
+    if (!sound) {
         return remove(Problem::kBadOrphan, key, "the list of files to delete has a damaged entry");
     }
     const std::uint64_t blob = blobstore::load_big_endian(blobstore::key_tail(key));

@@ -1,4 +1,4 @@
-#include "tools/fsck/block_bits.h"
+#include "fs/fsck/block_bits.h"
 
 #include <algorithm>
 #include <bit>

@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #include "blobstore/superblock.h"
-#include "tools/fsck/block_bits.h"
-#include "tools/fsck/finding.h"
-#include "tools/fsck/key_overlay.h"
+#include "fs/fsck/block_bits.h"
+#include "fs/fsck/finding.h"
+#include "fs/fsck/key_overlay.h"
 
 namespace blobfs::fsck {
 

@@ -7,18 +7,19 @@
 
 #include <absl/functional/function_ref.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "blobstore/superblock.h"
-#include "tools/fsck/block_bits.h"
-#include "tools/fsck/finding.h"
-#include "tools/fsck/key_check.h"
-#include "tools/fsck/log_overlay.h"
-#include "tools/fsck/name_check.h"
-#include "tools/fsck/tree_walk.h"
+#include "fs/fsck/block_bits.h"
+#include "fs/fsck/finding.h"
+#include "fs/fsck/key_check.h"
+#include "fs/fsck/log_overlay.h"
+#include "fs/fsck/name_check.h"
+#include "fs/fsck/tree_walk.h"
 
 namespace blobfs::fsck {
 
@@ -27,13 +28,22 @@ enum class Phase : std::uint8_t { kLog, kTree, kMap, kNames, kSearch, kRewrite }
 // How far a phase is: done of total, in units of its own.
 using Progress = absl::FunctionRef<void(Phase phase, std::uint64_t done, std::uint64_t total)>;
 
+struct CheckOptions {
+    Pace* pace = nullptr;  // none: as fast as the device goes
+    // The roots are the whole state, whatever lies in the log.
+    bool without_log = false;
+    // Names are held against inodes in that much memory; when they take more they are not.
+    std::size_t most_name_bytes = ~std::size_t{0};
+};
+
 class ImageCheck {
   public:
-    // The device outlives the check. `superblock` is the newest of `slots`.
+    // The device and the slots outlive the check. `superblock` is the newest of `slots`.
     ImageCheck(driver::Device& device, const blobstore::SuperblockSlots& slots,
-               const blobstore::Superblock& superblock);
+               const blobstore::Superblock& superblock, const CheckOptions& options = {});
 
-    // Once. Errors: the device's, kNoMemory; what is wrong on the device is a finding. Suspends.
+    // Once. Errors: the device's, the pace's, kNoMemory; what is wrong on the device is a finding.
+    // Suspends.
     Result<void> run(driver::Suspend& suspend, Progress progress);
 
     // What was found, and what it was found in. After run().
@@ -50,6 +60,8 @@ class ImageCheck {
     [[nodiscard]] const BlockBits& metadata() const { return metadata_; }
     [[nodiscard]] const BlockBits& data() const { return keys_->data(); }
     [[nodiscard]] const NameTotals& names() const { return names_.totals(); }
+    // Names were held against inodes: there was memory for it.
+    [[nodiscard]] bool names_checked() const { return names_.remembers(); }
     [[nodiscard]] std::uint64_t blobs() const { return keys_->blobs(); }
     [[nodiscard]] std::uint64_t highest_blob() const { return keys_->highest_blob(); }
     [[nodiscard]] std::uint64_t used_blocks() const { return used_blocks_; }
@@ -67,7 +79,7 @@ class ImageCheck {
   private:
     void check_slots();
     Result<void> check_tree(driver::Suspend& suspend, Progress progress);
-    void check_map(driver::Suspend& suspend, Progress progress);
+    Result<void> check_map(driver::Suspend& suspend, Progress progress);
     void compare_word(std::uint64_t index, std::uint64_t on_device, RunCollector& not_marked,
                       RunCollector& leaked);
     Result<void> find_owners(driver::Suspend& suspend);
@@ -78,6 +90,7 @@ class ImageCheck {
     driver::Device& device_;
     const blobstore::SuperblockSlots& slots_;
     const blobstore::Superblock superblock_;
+    const CheckOptions options_;
     blobstore::Superblock corrected_;
     Findings findings_;
     std::unique_ptr<PageReader> reader_;

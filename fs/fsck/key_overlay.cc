@@ -1,4 +1,4 @@
-#include "tools/fsck/key_overlay.h"
+#include "fs/fsck/key_overlay.h"
 
 namespace blobfs::fsck {
 

@@ -1,4 +1,4 @@
-#include "tools/fsck/name_check.h"
+#include "fs/fsck/name_check.h"
 
 #include <algorithm>
 
@@ -215,7 +215,18 @@ void NameCheck::end_symlink() {
              std::move(finding));
 }
 
+void NameCheck::forget_beyond_bound() {
+    const std::size_t bytes = inodes_.size() * sizeof(Inode) + links_.size() * sizeof(Link) +
+                              directories_.size() * sizeof(Directory);
+    if (remembers_ && bytes <= most_bytes_) return;
+    remembers_ = false;
+    inodes_ = {};
+    links_ = {};
+    directories_ = {};
+}
+
 void NameCheck::end() {
+    forget_beyond_bound();
     const bool orphan = is_orphan(number_);
     inodes_.push_back({.number = number_,
                        .links = block_.nlink,
@@ -545,7 +556,7 @@ Result<void> NameCheck::finish(bool whole, Read read) {
                : a.directory != b.directory ? a.directory < b.directory
                                             : a.key < b.key;
     });
-    if (!whole) return {};
+    if (!whole || !remembers_) return {};
     check_root();
     std::size_t link = 0;
     std::size_t directory = 0;

@@ -1,4 +1,4 @@
-#include "tools/fsck/log_overlay.h"
+#include "fs/fsck/log_overlay.h"
 
 #include <algorithm>
 

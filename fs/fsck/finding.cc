@@ -1,4 +1,4 @@
-#include "tools/fsck/finding.h"
+#include "fs/fsck/finding.h"
 
 #include <array>
 
@@ -11,6 +11,8 @@ namespace {
 // In the order of Problem.
 constexpr std::array<ProblemInfo, kProblems> kInfos = {{
     {"superblock-slot", "write the slot from the other one", true, false},
+    {"superblock-copy", "write the copy from the slots", true, false},
+    {"superblocks-lost", "write both slots from the copy", false, false},
     {"superblock-counts", "write the right numbers into both superblocks", true, false},
     {"log-damaged", "drop the rest of the log", false, true},
     {"tree-page", "rebuild the tree from what is left of it on the device", false, true},

@@ -1,4 +1,4 @@
-#include "tools/fsck/map_walk.h"
+#include "fs/fsck/map_walk.h"
 
 #include <algorithm>
 #include <bit>
@@ -37,7 +37,7 @@ class Walk {
           content_bytes_(superblock.page_bytes - sizeof(PageHeader)),
           fanout_(content_bytes_ / sizeof(MapEntry)) {}
 
-    void visit(std::uint32_t level, std::span<const Wanted> wanted);
+    Result<void> visit(std::uint32_t level, std::span<const Wanted> wanted);
 
   private:
     // Blocks that a page of a level covers when it is whole, and the first one that it covers.
@@ -53,8 +53,8 @@ class Walk {
     [[nodiscard]] const char* header_fault(driver::ConstDmaSpan bytes, std::uint32_t level,
                                            const Wanted& wanted) const;
     void visit_bitmap(driver::ConstDmaSpan bytes, const Wanted& wanted);
-    void visit_children(std::uint32_t level, const std::vector<std::byte>& bytes,
-                        const Wanted& wanted);
+    Result<void> visit_children(std::uint32_t level, const std::vector<std::byte>& bytes,
+                                const Wanted& wanted);
 
     Suspend& suspend_;
     PageReader& reader_;
@@ -103,8 +103,8 @@ void Walk::visit_bitmap(driver::ConstDmaSpan bytes, const Wanted& wanted) {
     visitor_.bitmap(run.first() / 64, words);
 }
 
-void Walk::visit_children(std::uint32_t level, const std::vector<std::byte>& bytes,
-                          const Wanted& wanted) {
+Result<void> Walk::visit_children(std::uint32_t level, const std::vector<std::byte>& bytes,
+                                  const Wanted& wanted) {
     const Run run = covered(level, wanted.index);
     const std::uint64_t below = span_of(level - 1);
     const std::uint64_t children = (run.blocks + below - 1) / below;
@@ -138,7 +138,7 @@ void Walk::visit_children(std::uint32_t level, const std::vector<std::byte>& byt
         }
         const std::size_t most = level == 1 ? PageReader::kMostPages : 1;
         if (batch.size() == most || (i + 1 == children && !batch.empty())) {
-            visit(level - 1, batch);
+            TRY(visit(level - 1, batch));
             batch.clear();
         }
     }
@@ -152,12 +152,13 @@ void Walk::visit_children(std::uint32_t level, const std::vector<std::byte>& byt
     if (counted != wanted.free_blocks) {
         visitor_.miscounted(wanted.pointer, wanted.free_blocks, counted);
     }
+    return {};
 }
 
-void Walk::visit(std::uint32_t level, std::span<const Wanted> wanted) {
+Result<void> Walk::visit(std::uint32_t level, std::span<const Wanted> wanted) {
     std::vector<PagePointer> pointers;
     for (const Wanted& page : wanted) pointers.push_back(page.pointer);
-    reader_.read(suspend_, pointers);
+    TRY(reader_.read(suspend_, pointers));
     std::vector<std::vector<std::byte>> interior(level == 0 ? 0 : wanted.size());
     for (std::size_t i = 0; i < wanted.size(); ++i) {
         Result<void> status = reader_.status(i);
@@ -176,20 +177,21 @@ void Walk::visit(std::uint32_t level, std::span<const Wanted> wanted) {
         }
     }
     for (std::size_t i = 0; i < interior.size(); ++i) {
-        if (!interior[i].empty()) visit_children(level, interior[i], wanted[i]);
+        if (!interior[i].empty()) TRY(visit_children(level, interior[i], wanted[i]));
     }
+    return {};
 }
 
 }  // namespace
 
-void walk_map(Suspend& suspend, PageReader& reader, const blobstore::Superblock& superblock,
-              const MapVisitor& visitor) {
-    if (!visitor.enter(superblock.map_root)) return;
+Result<void> walk_map(Suspend& suspend, PageReader& reader, const blobstore::Superblock& superblock,
+                      const MapVisitor& visitor) {
+    if (!visitor.enter(superblock.map_root)) return {};
     const Wanted root{.pointer = superblock.map_root,
                       .index = 0,
                       .free_blocks = superblock.free_blocks,
                       .newest = superblock.generation};
-    Walk(suspend, reader, superblock, visitor)
+    return Walk(suspend, reader, superblock, visitor)
         .visit(superblock.map_height - 1, std::span(&root, 1));
 }
 

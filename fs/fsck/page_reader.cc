@@ -1,4 +1,4 @@
-#include "tools/fsck/page_reader.h"
+#include "fs/fsck/page_reader.h"
 
 #include "driver/base/check.h"
 
@@ -9,12 +9,13 @@ using blobstore::PagePointer;
 using driver::Device;
 using driver::DmaBuffer;
 
-Result<PageReader> PageReader::create(Device& device, const blobstore::PageIo::Geometry& geometry) {
+Result<PageReader> PageReader::create(Device& device, const blobstore::PageIo::Geometry& geometry,
+                                      Pace* pace) {
     TRY_ASSIGN(DmaBuffer memory, DmaBuffer::allocate(kMostPages * geometry.page_bytes));
-    return PageReader(device, geometry, std::move(memory));
+    return PageReader(device, geometry, pace, std::move(memory));
 }
 
-void PageReader::read(driver::Suspend& suspend, std::span<const PagePointer> pointers) {
+Result<void> PageReader::read(driver::Suspend& suspend, std::span<const PagePointer> pointers) {
     CHECK(pointers.size() <= kMostPages);
     const std::size_t page_bytes = io_.geometry().page_bytes;
     const auto memory_of = [&](std::size_t i) {
@@ -25,6 +26,7 @@ void PageReader::read(driver::Suspend& suspend, std::span<const PagePointer> poi
                pointer.block < io_.geometry().block_count &&
                io_.geometry().block_count - pointer.block >= io_.blocks_per_page();
     };
+    if (pace_ != nullptr) TRY(pace_->before_reading(suspend, pointers.size() * page_bytes));
     Device::Batch batch(io_.device());
     for (std::size_t i = 0; i < pointers.size(); ++i) {
         if (within(pointers[i])) batch.read(pointers[i].block * kBlockBytes, memory_of(i));
@@ -36,6 +38,8 @@ void PageReader::read(driver::Suspend& suspend, std::span<const PagePointer> poi
                                                 : io_.read(suspend, pointers[i], memory_of(i));
     }
     pages_read_ += pointers.size();
+    if (pace_ != nullptr) TRY(pace_->after_reading());
+    return {};
 }
 
 }  // namespace blobfs::fsck

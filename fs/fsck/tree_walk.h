@@ -9,7 +9,7 @@
 #include <string>
 
 #include "blobstore/page.h"
-#include "tools/fsck/page_reader.h"
+#include "fs/fsck/page_reader.h"
 
 namespace blobfs::fsck {
 
@@ -40,7 +40,7 @@ struct TreeVisitor {
         damaged;
 };
 
-// Errors are those of leaf() only. Suspends.
+// Errors are those of leaf() and of the reader's pace. Suspends.
 Result<void> walk_tree(driver::Suspend& suspend, PageReader& reader, const TreeRoot& root,
                        const TreeVisitor& visitor);
 

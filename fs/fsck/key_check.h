@@ -13,8 +13,8 @@
 
 #include "blobstore/extent_map.h"
 #include "blobstore/superblock.h"
-#include "tools/fsck/block_bits.h"
-#include "tools/fsck/name_check.h"
+#include "fs/fsck/block_bits.h"
+#include "fs/fsck/name_check.h"
 
 namespace blobfs::fsck {
 

@@ -16,6 +16,8 @@ namespace blobfs::fsck {
 enum class Problem : std::uint8_t {
     // Superblock and log.
     kSuperblockSlot,
+    kSuperblockCopy,
+    kSuperblocksLost,
     kSuperblockCounts,
     kLogDamaged,
     // Pages of the tree and of the allocation map.

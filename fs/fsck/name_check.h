@@ -9,6 +9,7 @@
 #include <absl/container/flat_hash_set.h>
 #include <absl/functional/function_ref.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -16,8 +17,8 @@
 
 #include "blobstore/format.h"
 #include "fs/directory.h"
+#include "fs/fsck/finding.h"
 #include "fs/inode_block.h"
-#include "tools/fsck/finding.h"
 
 namespace blobfs::fsck {
 
@@ -27,7 +28,9 @@ struct NameTotals {
 
 class NameCheck {
   public:
-    explicit NameCheck(Findings& findings) : findings_(findings) {}
+    // Beyond that many bytes nothing is remembered, and the whole is not checked.
+    explicit NameCheck(Findings& findings, std::size_t most_bytes = ~std::size_t{0})
+        : findings_(findings), most_bytes_(most_bytes) {}
 
     // The stream. ------------------------------------------------------------------------------
     void orphan(std::uint64_t inode) { orphans_.insert(inode); }
@@ -49,6 +52,7 @@ class NameCheck {
     // concluded from what is not there. Errors are those of reading. Suspends as `read` does.
     Result<void> finish(bool whole, Read read);
     [[nodiscard]] const NameTotals& totals() const { return totals_; }
+    [[nodiscard]] bool remembers() const { return remembers_; }
 
     // The inode that holds a name of this one, and the name's key; 0 when there is none. After
     // finish().
@@ -88,6 +92,7 @@ class NameCheck {
     void check_target_piece(std::string_view key, std::string_view value);
     void end_symlink();
     [[nodiscard]] Directory* find_directory(std::uint64_t number);
+    void forget_beyond_bound();
 
     Result<void> dangling(const Link& link, Read read);
     Result<void> erase_name(const Link& link, Read read, Finding& finding);
@@ -105,6 +110,8 @@ class NameCheck {
     Result<void> check_rings(Read read);
 
     Findings& findings_;
+    const std::size_t most_bytes_;
+    bool remembers_ = true;
     NameTotals totals_;
     std::vector<Inode> inodes_;           // ascending
     std::vector<Directory> directories_;  // ascending

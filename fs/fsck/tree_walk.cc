@@ -1,4 +1,4 @@
-#include "tools/fsck/tree_walk.h"
+#include "fs/fsck/tree_walk.h"
 
 #include <algorithm>
 #include <array>
@@ -52,7 +52,7 @@ Result<void> Walk::visit(std::uint32_t level, std::span<const PagePointer> point
                          std::span<const KeyRange> ranges) {
     // The copies of interior pages: reading their children overwrites the reader's memory.
     std::vector<std::vector<std::byte>> interior(level == 0 ? 0 : pointers.size());
-    reader_.read(suspend_, pointers);
+    TRY(reader_.read(suspend_, pointers));
     for (std::size_t i = 0; i < pointers.size(); ++i) {
         Result<void> status = reader_.status(i);
         if (status) {

@@ -1,10 +1,10 @@
-#include "tools/fsck/image_check.h"
+#include "fs/fsck/image_check.h"
 
 #include <algorithm>
 #include <bit>
 
 #include "blobstore/extent_map.h"
-#include "tools/fsck/map_walk.h"
+#include "fs/fsck/map_walk.h"
 
 namespace blobfs::fsck {
 
@@ -56,15 +56,31 @@ std::string_view to_string(Phase phase) {
 }
 
 ImageCheck::ImageCheck(driver::Device& device, const blobstore::SuperblockSlots& slots,
-                       const Superblock& superblock)
+                       const Superblock& superblock, const CheckOptions& options)
     : device_(device),
       slots_(slots),
       superblock_(superblock),
+      options_(options),
       corrected_(superblock),
-      names_(findings_),
+      names_(findings_, options.most_name_bytes),
       keys_(std::make_unique<KeyCheck>(superblock_, findings_, names_)) {}
 
 void ImageCheck::check_slots() {
+    if (!slots_.slots[0] && !slots_.slots[1]) {
+        findings_.add({.problem = Problem::kSuperblocksLost,
+                       .text = std::string("both superblocks are lost (") +
+                               slots_.slots[0].error().message() +
+                               "); there is a copy, of generation " +
+                               std::to_string(superblock_.generation),
+                       .block = superblock_.block_count});
+        return;
+    }
+    if (!slots_.copy) {
+        findings_.add(
+            {.problem = Problem::kSuperblockCopy,
+             .text = std::string("the copy of the superblock: ") + slots_.copy.error().message(),
+             .block = superblock_.block_count});
+    }
     for (unsigned slot = 0; slot < 2; ++slot) {
         const auto& content = slots_.slots[slot];
         if (content) continue;
@@ -135,7 +151,7 @@ void ImageCheck::compare_word(std::uint64_t index, std::uint64_t on_device,
     leaked.add_word(index, marked & ~owned);
 }
 
-void ImageCheck::check_map(Suspend& suspend, Progress progress) {
+Result<void> ImageCheck::check_map(Suspend& suspend, Progress progress) {
     const std::uint64_t page_blocks = superblock_.page_bytes / kBlockBytes;
     const auto not_marked_run = [&](const Run& run) {
         findings_.add({.problem = Problem::kBlocksNotMarked,
@@ -183,16 +199,16 @@ void ImageCheck::check_map(Suspend& suspend, Progress progress) {
     };
     std::vector<Bitmap> bitmaps;
     std::vector<Run> unused;
-    walk_map(suspend, *reader_, superblock_,
-             {.enter = enter,
-              .bitmap =
-                  [&](std::uint64_t first_word, std::span<const std::uint64_t> words) {
-                      bitmaps.push_back({first_word, {words.begin(), words.end()}});
-                      progress(Phase::kMap, first_word * 64, superblock_.block_count);
-                  },
-              .unused = [&](const Run& run) { unused.push_back(run); },
-              .damaged = damaged,
-              .miscounted = miscounted});
+    TRY(walk_map(suspend, *reader_, superblock_,
+                 {.enter = enter,
+                  .bitmap =
+                      [&](std::uint64_t first_word, std::span<const std::uint64_t> words) {
+                          bitmaps.push_back({first_word, {words.begin(), words.end()}});
+                          progress(Phase::kMap, first_word * 64, superblock_.block_count);
+                      },
+                  .unused = [&](const Run& run) { unused.push_back(run); },
+                  .damaged = damaged,
+                  .miscounted = miscounted}));
     RunCollector not_marked(not_marked_run);
     RunCollector leaked(leaked_run);
     for (const Bitmap& bitmap : bitmaps) {
@@ -221,6 +237,7 @@ void ImageCheck::check_map(Suspend& suspend, Progress progress) {
         both.finish();
     });
     contested_.add_all(keys_->twice());
+    return {};
 }
 
 void ImageCheck::blame_extent(KeyView key, const Extent& extent, BlockBits& seen) {
@@ -283,17 +300,20 @@ void ImageCheck::check_counters() {
 }
 
 Result<void> ImageCheck::run(Suspend& suspend, Progress progress) {
-    TRY_ASSIGN(PageReader reader,
-               PageReader::create(device_, {.uuid = superblock_.uuid,
-                                            .page_bytes = superblock_.page_bytes,
-                                            .block_count = superblock_.block_count}));
+    TRY_ASSIGN(PageReader reader, PageReader::create(device_,
+                                                     {.uuid = superblock_.uuid,
+                                                      .page_bytes = superblock_.page_bytes,
+                                                      .block_count = superblock_.block_count},
+                                                     options_.pace));
     reader_ = std::make_unique<PageReader>(std::move(reader));
     check_slots();
-    progress(Phase::kLog, 0, 1);
-    TRY_ASSIGN(log_, read_log(suspend, device_, superblock_, findings_));
+    if (!options_.without_log) {
+        progress(Phase::kLog, 0, 1);
+        TRY_ASSIGN(log_, read_log(suspend, device_, superblock_, findings_));
+    }
     metadata_.add(Run{BlockIndex{0}, log_end(superblock_)});
     TRY(check_tree(suspend, progress));
-    check_map(suspend, progress);
+    TRY(check_map(suspend, progress));
     if (!contested_.empty()) TRY(find_owners(suspend));
     check_counters();
     progress(Phase::kNames, 0, 1);
@@ -304,7 +324,7 @@ Result<std::string> ImageCheck::read_key(Suspend& suspend, KeyView key) {
     if (const auto* change = log_.keys.find(key)) return change->value_or("");
     PagePointer at = superblock_.tree_root;
     for (std::uint32_t level = superblock_.tree_height; level-- > 0;) {
-        reader_->read(suspend, std::span(&at, 1));
+        TRY(reader_->read(suspend, std::span(&at, 1)));
         if (!reader_->status(0) ||
             blobstore::validate_page(reader_->bytes(0),
                                      {.level = level, .block_count = superblock_.block_count}) !=

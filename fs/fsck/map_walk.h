@@ -9,7 +9,7 @@
 #include <span>
 
 #include "blobstore/superblock.h"
-#include "tools/fsck/page_reader.h"
+#include "fs/fsck/page_reader.h"
 
 namespace blobfs::fsck {
 
@@ -28,8 +28,8 @@ struct MapVisitor {
         miscounted;
 };
 
-// Suspends.
-void walk_map(driver::Suspend& suspend, PageReader& reader, const blobstore::Superblock& superblock,
-              const MapVisitor& visitor);
+// Errors are those of the reader's pace. Suspends.
+Result<void> walk_map(driver::Suspend& suspend, PageReader& reader,
+                      const blobstore::Superblock& superblock, const MapVisitor& visitor);
 
 }  // namespace blobfs::fsck
