@@ -262,12 +262,27 @@ Blobstore::~Blobstore() = default;
 Result<void> Blobstore::close(Suspend& suspend) {
     State& store = *state_;
     store.stop_background(suspend);
+    store.unpin_root();
     if (store.failure) return fail(*store.failure);
     if (store.read_only) return {};
     return store.checkpoint(suspend, SuperblockState::kClean);
 }
 
-void Blobstore::abandon(Suspend& suspend) { state_->stop_background(suspend); }
+void Blobstore::abandon(Suspend& suspend) {
+    state_->stop_background(suspend);
+    state_->unpin_root();
+}
+
+void Blobstore::shut_down(Suspend& suspend) {
+    State& store = *state_;
+    store.shut_down = true;
+    store.read_only = true;
+    if (!store.failure) {
+        store.failure = Error{.code = Errc::kIo, .what = "using a store that was shut down"};
+    }
+    store.device.fence(suspend);
+}
+bool Blobstore::is_shut_down() const { return state_->shut_down; }
 
 const StoreInfo& Blobstore::info() const { return state_->info; }
 bool Blobstore::read_only() const { return state_->read_only; }
@@ -275,7 +290,8 @@ bool Blobstore::read_only() const { return state_->read_only; }
 SpaceInfo Blobstore::space() const {
     const State& store = *state_;
     const std::uint64_t free =
-        store.space.free_blocks() + store.space.stash_blocks() + store.space.pending_blocks();
+        store.space.free_blocks() + store.space.stash_blocks() + store.space.pending_blocks() +
+        store.space.pinned_blocks();
     const std::uint64_t kept = store.space.blocks_kept_from_data();
     return {.total_bytes = (store.superblock.block_count - log_end(store.superblock)) * kBlockBytes,
             .free_bytes = free * kBlockBytes,

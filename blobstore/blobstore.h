@@ -45,13 +45,13 @@ inline constexpr std::size_t kMaxXattrNameBytes = 255;
 inline constexpr std::size_t kMaxXattrValueBytes = 64 * 1024;
 
 struct FormatOptions {
-    std::array<std::uint8_t, 16> uuid{};                  // all zero: a random one
-    std::string label{};                                  // at most 64 bytes
-    std::uint32_t cluster_bytes = kDefaultClusterBytes;   // power of two, 4 KiB to 4 MiB
-    std::uint32_t page_bytes = 0;                         // 4, 8 or 16 KiB; 0: by the device
-    std::uint32_t inline_bytes = 0;                       // 0: the default for the page size
-    std::uint64_t log_bytes = 0;                          // 0: by the size of the device
-    std::uint64_t device_bytes = 0;                       // 0: all of the device
+    std::array<std::uint8_t, 16> uuid{};                 // all zero: a random one
+    std::string label{};                                 // at most 64 bytes
+    std::uint32_t cluster_bytes = kDefaultClusterBytes;  // power of two, 4 KiB to 4 MiB
+    std::uint32_t page_bytes = 0;                        // 4, 8 or 16 KiB; 0: by the device
+    std::uint32_t inline_bytes = 0;                      // 0: the default for the page size
+    std::uint64_t log_bytes = 0;                         // 0: by the size of the device
+    std::uint64_t device_bytes = 0;                      // 0: all of the device
 };
 
 // What is known without opening: the valid superblock.
@@ -74,10 +74,10 @@ enum class OrderRule : std::uint8_t {
 };
 
 struct OpenOptions {
-    bool read_only = false;                       // the log is replayed in memory, nothing written
-    std::size_t cache_bytes = 64u << 20;          // metadata pages in memory
-    std::uint32_t commit_interval_ms = 1000;      // background commit of what nobody synced
-    std::uint32_t checkpoint_interval_ms = 30000; // at most so long between checkpoints when dirty
+    bool read_only = false;                        // the log is replayed in memory, nothing written
+    std::size_t cache_bytes = 64u << 20;           // metadata pages in memory
+    std::uint32_t commit_interval_ms = 1000;       // background commit of what nobody synced
+    std::uint32_t checkpoint_interval_ms = 30000;  // at most so long between checkpoints when dirty
     bool keep_orphans = false;  // fsck: what is to be deleted or cut stays so, for a later open
     // Tests only: a rule that is not kept, so that the crash tests can be seen to notice.
     std::optional<OrderRule> broken_rule{};
@@ -89,6 +89,8 @@ struct SpaceInfo {
     std::uint64_t available_bytes = 0;  // free_bytes less what is kept for metadata
     std::uint64_t blobs = 0;
 };
+
+struct PinnedRoot;  // pinned_root.h
 
 struct BlobAttributes {
     std::uint64_t size = 0;
@@ -110,9 +112,15 @@ class Blobstore {
     // no other call is under way. Once, before destruction. After an error the device is what a
     // crash would have left.
     Result<void> close(Suspend& suspend);
-    // Stops the background fibers and leaves the device as it is: what a crash leaves. For tests and
-    // for a device that is gone. REQUIRES and once, like close().
+    // Stops the background fibers and leaves the device as it is: what a crash leaves. For tests
+    // and for a device that is gone. REQUIRES and once, like close().
     void abandon(Suspend& suspend);
+
+    // Stops at once: nothing more goes to the device (Device::fence()), every change and every sync
+    // fails with kIo, reads too unless memory has them. The next open recovers. Suspends until
+    // what was on its way to the device has ended. abandon() is still to be called.
+    void shut_down(Suspend& suspend);
+    [[nodiscard]] bool is_shut_down() const;
 
     [[nodiscard]] const StoreInfo& info() const;
     [[nodiscard]] SpaceInfo space() const;
@@ -127,10 +135,12 @@ class Blobstore {
     Result<bool> record(Suspend& suspend, BlobId blob, std::string_view key, std::string& value);
     // Records with from <= key in order of their bytes, until visit returns false. visit does not
     // suspend and changes nothing; its arguments are valid during the call only.
-    Result<void> scan_records(Suspend& suspend, BlobId blob, std::string_view from,
-                              absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit);
+    Result<void> scan_records(
+        Suspend& suspend, BlobId blob, std::string_view from,
+        absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit);
 
-    Result<std::string> xattr(Suspend& suspend, BlobId blob, std::string_view name);  // kNoAttribute
+    Result<std::string> xattr(Suspend& suspend, BlobId blob,
+                              std::string_view name);  // kNoAttribute
     Result<std::vector<std::string>> xattr_names(Suspend& suspend, BlobId blob);
     Result<void> set_xattr(Suspend& suspend, BlobId blob, std::string_view name,
                            std::string_view value, Transaction& transaction);
@@ -171,6 +181,12 @@ class Blobstore {
     Result<void> sync(Suspend& suspend);
     // Writes a checkpoint now: everything durable, pending blocks free, the log empty.
     Result<void> checkpoint(Suspend& suspend);
+
+    // Makes a checkpoint and keeps its root whole until unpin_root(), or until the pages that were
+    // superseded meanwhile are needed by somebody: at most as much space as the root's own pages
+    // take. kBusy when there is one. Of a store that is only read: what the device holds.
+    Result<std::unique_ptr<PinnedRoot>> pin_root(Suspend& suspend);
+    void unpin_root();  // does nothing when there is none
 
     // Frees all of a blob: data, xattrs, records, attributes, orphan record; in several bounded
     // transactions when it is large. REQUIRES add_orphan() committed before (so that a crash in

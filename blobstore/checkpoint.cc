@@ -84,6 +84,8 @@ Result<SpaceAllocator::Reservation> Blobstore::State::reserve(
     Suspend& suspend, const SpaceAllocator::Request& request) {
     for (int attempt = 0;; ++attempt) {
         auto reservation = space.reserve(suspend, request);
+        const bool full = !reservation && reservation.error().code == Errc::kNoSpace;
+        if (full && unpin_root()) reservation = space.reserve(suspend, request);
         const bool retry = !reservation && reservation.error().code == Errc::kNoSpace &&
                            checkpoint_gives_space() && attempt < 2;
         if (!retry) return reservation;
@@ -94,6 +96,8 @@ Result<SpaceAllocator::Reservation> Blobstore::State::reserve(
 Result<void> Blobstore::State::reserve_pages(Suspend& suspend, std::uint32_t pages, bool urgent) {
     for (int attempt = 0;; ++attempt) {
         auto reserved = space.reserve_pages(suspend, pages, urgent);
+        const bool full = !reserved && reserved.error().code == Errc::kNoSpace;
+        if (full && unpin_root()) reserved = space.reserve_pages(suspend, pages, urgent);
         const bool gives = urgent ? space.pending_blocks() > 0 : checkpoint_gives_space();
         const bool retry =
             !reserved && reserved.error().code == Errc::kNoSpace && gives && attempt < 2;
@@ -105,11 +109,18 @@ Result<void> Blobstore::State::reserve_pages(Suspend& suspend, std::uint32_t pag
 Result<void> Blobstore::State::checkpoint(Suspend& suspend, SuperblockState mark_state) {
     const std::uint64_t asked_after = checkpoints_begun;
     const driver::FiberMutex::Guard guard(suspend, checkpoint_mutex);
-    if (read_only) return failure ? fail(*failure) : fail(Errc::kReadOnly, "writing a checkpoint");
     // Whoever waited meanwhile for a whole one, begun after it asked, has what it wanted.
-    if (checkpoints_begun > asked_after && mark_state == SuperblockState::kInUse) return {};
+    if (!read_only && checkpoints_begun > asked_after && mark_state == SuperblockState::kInUse) {
+        return {};
+    }
+    return write_checkpoint(suspend, mark_state);
+}
+
+Result<void> Blobstore::State::write_checkpoint(Suspend& suspend, SuperblockState mark_state) {
+    if (read_only) return failure ? fail(*failure) : fail(Errc::kReadOnly, "writing a checkpoint");
     while (!space.ready_to_freeze()) {
         const Result<void> ready = space.prepare_freeze(suspend);
+        if (!ready && ready.error().code == Errc::kNoSpace && unpin_root()) continue;
         if (!ready) {
             // Nothing is frozen yet: without space for it everything goes on by the log.
             if (ready.error().code != Errc::kNoSpace) fail_store(ready.error());
@@ -124,6 +135,11 @@ Result<void> Blobstore::State::checkpoint(Suspend& suspend, SuperblockState mark
     ++checkpoints_begun;
     const Btree::Frozen frozen_tree = tree.freeze(next);
     const SpaceAllocator::Frozen frozen_space = space.freeze(next);
+    // Asked for, and not yet of a root.
+    if (pin_valid && !root_pinned) {
+        space.pin(frozen_generation);
+        root_pinned = true;
+    }
     generation = next;
     Superblock fresh = superblock;
     fresh.state = static_cast<std::uint32_t>(mark_state);

@@ -329,6 +329,7 @@ void SpaceAllocator::return_page(BlockIndex block, Generation made) {
         s.map.unuse(run);  // to held: it is the stash's again
         s.stash.add(run);
     } else {
+        s.pinned.superseded(value(block), made);
         s.free(run);
         ++s.pending_pages;
     }
@@ -368,7 +369,8 @@ Result<void> SpaceAllocator::verify(Suspend& suspend) {
         for (const Run& run : runs) pending += run.blocks;
     }
     if (stash != s.stash.pages() || pending != s.pending_blocks ||
-        s.map.held_blocks() != s.reserved_blocks + s.stash.blocks() + s.quarantined_blocks) {
+        s.map.held_blocks() != s.reserved_blocks + s.stash.blocks() + s.quarantined_blocks +
+                                   s.pinned.blocks()) {
         return fail(Errc::kCorrupt, "checking the space allocator: held blocks without an owner");
     }
     return {};

@@ -23,7 +23,7 @@
 //
 // The sums, at every instant (verify() holds them against the bits):
 //     block_count = used + held + free_blocks()
-//     held        = reserved by Reservations + stash + quarantined
+//     held        = reserved by Reservations + stash + quarantined + pinned
 //     pending     is part of used;   pending_blocks() = pending + quarantined
 //     MapRoot::free_blocks (on the device) = block_count - used
 // Reactor thread.
@@ -133,6 +133,12 @@ class SpaceAllocator final : public PageSource {
     Frozen freeze(Generation next);
     // The checkpoint of the last freeze() is durable: quarantined blocks are free now.
     void release();
+
+    // Right after the freeze() of a generation: until unpin() the pages of that root are kept, the
+    // superseded ones too, so that it can be read whole. They are neither free nor pending.
+    void pin(Generation root);
+    void unpin();
+    [[nodiscard]] std::uint64_t pinned_blocks() const;  // superseded, and kept for that
 
     [[nodiscard]] std::uint64_t free_blocks() const;     // can be handed out now as data
     [[nodiscard]] std::uint64_t stash_blocks() const;    // set aside for pages, reserve included

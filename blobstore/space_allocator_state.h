@@ -10,6 +10,7 @@
 
 #include "blobstore/free_space_search.h"
 #include "blobstore/page_stash.h"
+#include "blobstore/pinned_pages.h"
 #include "blobstore/space_allocator.h"
 
 namespace blobfs::blobstore {
@@ -97,6 +98,7 @@ struct SpaceAllocator::State {
 
     std::vector<Run> quarantine;
     std::uint64_t quarantined_blocks = 0;
+    PinnedPages pinned{page_blocks()};
     bool frozen = false;  // between freeze() and release()
     std::vector<MapPage*> pinned_for_freeze;
     std::vector<driver::DmaBuffer> spare_buffers, frozen_buffers;

@@ -120,6 +120,7 @@ void SpaceAllocator::State::move_dirty_pages() {
         MapPage* page = map.dirty_pages()[i];
         page->new_block = take_from_stash().first();
         if (page->pointer.block != 0) {
+            pinned.superseded(page->pointer.block, Generation{page->pointer.generation});
             quarantine_used(Run{BlockIndex{page->pointer.block}, page_blocks()});
         }
     }
@@ -166,7 +167,9 @@ void SpaceAllocator::release() {
     State& s = *state_;
     CHECK(s.frozen);
     s.frozen = false;
-    for (const Run& run : s.quarantine) s.map.unhold(run);
+    for (const Run& run : s.quarantine) {
+        s.pinned.release(run, [&](const Run& part) { s.map.unhold(part); });
+    }
     if (!s.quarantine.empty()) s.no_place_for_pages = false;
     s.quarantine.clear();
     s.quarantined_blocks = 0;
@@ -181,5 +184,15 @@ void SpaceAllocator::release() {
     s.shrink_stash();
     s.stash_wanted = 0;
 }
+
+void SpaceAllocator::pin(Generation root) { state_->pinned.pin(root); }
+
+void SpaceAllocator::unpin() {
+    State& s = *state_;
+    s.pinned.unpin([&](const Run& run) { s.map.unhold(run); });
+    s.no_place_for_pages = false;
+}
+
+std::uint64_t SpaceAllocator::pinned_blocks() const { return state_->pinned.blocks(); }
 
 }  // namespace blobfs::blobstore

@@ -4,6 +4,7 @@
 
 #include <absl/container/flat_hash_map.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,10 +59,14 @@ struct Blobstore::State {
     absl::flat_hash_map<std::uint64_t, std::uint64_t> unfinished_truncations;  // size
     bool read_only = false;
     std::optional<Error> failure;  // why the store refuses changes
+    bool shut_down = false;
     Statistics counters;
 
     // Background work (background.cc).
     driver::FiberMutex checkpoint_mutex;
+    // A root is to stay whole (pinned_root.cc): from the next freeze on, or already.
+    std::shared_ptr<std::atomic<bool>> pin_valid;
+    bool root_pinned = false;
     bool checkpoint_wanted = false;
     std::uint64_t checkpoints_begun = 0;
     driver::Gate gate;  // background fibers pass it; close() shuts it
@@ -110,6 +115,10 @@ struct Blobstore::State {
 
     // Checkpoints (checkpoint.cc). --------------------------------------------------------------
     Result<void> checkpoint(Suspend& suspend, SuperblockState mark);
+    // REQUIRES the checkpoint_mutex.
+    Result<void> write_checkpoint(Suspend& suspend, SuperblockState mark);
+    // Gives the pages free that are kept for a pinned root. False when there is none.
+    bool unpin_root();
     // Starts one in the background unless one is wanted already.
     void want_checkpoint();
     // Enough has gathered that one should be made; twice as much: changes wait for it.

@@ -70,6 +70,11 @@ class Device {
     // of the lock. Called once, before destruction.
     virtual Result<void> close(Suspend& suspend) = 0;
 
+    // From now on every transfer fails with kIo and nothing new goes to the device: for a filesystem
+    // that stops at once, come what may. Suspends until what was started before has ended, a few
+    // seconds at most. close() is still to be called. Of the device that was opened first.
+    virtual void fence(Suspend& suspend) = 0;
+
     [[nodiscard]] virtual const DeviceProperties& properties() const = 0;
 
     // offset and length in bytes, multiples of lba_bytes; memory is DMA memory, dword-aligned.

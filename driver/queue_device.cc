@@ -7,6 +7,7 @@ namespace blobfs::driver {
 namespace {
 
 constexpr std::size_t kZeroBytes = 256 * 1024;
+constexpr std::uint64_t kFenceWaitUs = 5'000'000;
 
 }  // namespace
 
@@ -65,8 +66,12 @@ void QueueDevice::start(const Transfer& transfer, Ended ended, void* context) {
             command.opcode = nvme::Opcode::kVerify;
             break;
     }
-    if (closed_) [[unlikely]] {
-        refused = {.code = Errc::kDeviceGone, .what = "using a device after it was closed"};
+    if (closed_ || fenced_) [[unlikely]] {
+        refused =
+            closed_ ? Error{.code = Errc::kDeviceGone, .what = "using a device after it was closed"}
+                    : Error{.code = Errc::kIo,
+                            .address = transfer.offset,
+                            .what = "using the device of a filesystem that was shut down"};
         ended(context, &refused, 0);
         return;
     }
@@ -174,6 +179,12 @@ Result<void> QueueDevice::verify(Suspend& suspend, std::uint64_t offset, std::ui
     if (bytes == 0) return {};
     if (!properties_.verify) return Device::verify(suspend, offset, bytes);
     return perform(suspend, {.operation = Operation::kVerify, .offset = offset, .bytes = bytes});
+}
+
+void QueueDevice::fence(Suspend& suspend) {
+    fenced_ = true;
+    const std::uint64_t until = suspend.reactor().now_us() + kFenceWaitUs;
+    while (queue_.in_flight() != 0 && suspend.reactor().now_us() < until) suspend.sleep_us(500);
 }
 
 }  // namespace blobfs::driver

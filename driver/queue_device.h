@@ -21,6 +21,7 @@ class QueueDevice : public Device {
     Result<void> deallocate(Suspend& suspend, std::uint64_t offset, std::uint64_t bytes) final;
     Result<bool> compare(Suspend& suspend, std::uint64_t offset, ConstDmaSpan with) final;
     Result<void> verify(Suspend& suspend, std::uint64_t offset, std::uint64_t bytes) final;
+    void fence(Suspend& suspend) final;
     [[nodiscard]] Statistics statistics() const final { return statistics_; }
 
     // For requests with callbacks instead of fibers. Polled by the device.
@@ -51,6 +52,7 @@ class QueueDevice : public Device {
     Statistics statistics_;
     DmaBuffer zeroes_;
     bool closed_ = false;
+    bool fenced_ = false;
 };
 
 }  // namespace blobfs::driver

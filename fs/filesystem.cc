@@ -105,6 +105,14 @@ void Filesystem::abandon(Suspend& suspend) {
     state_->store->abandon(suspend);
 }
 
+Result<void> Filesystem::shut_down(Suspend& suspend) {
+    const Result<void> flushed = sync(suspend);
+    state_->store->shut_down(suspend);
+    return flushed;
+}
+
+bool Filesystem::is_shut_down() const { return state_->store->is_shut_down(); }
+
 FilesystemStatus Filesystem::statfs() const {
     const blobstore::SpaceInfo space = state_->store->space();
     FilesystemStatus status;
@@ -126,6 +134,7 @@ Result<void> Filesystem::sync(Suspend& suspend) {
 }
 
 bool Filesystem::read_only() const { return state_->store->read_only(); }
+std::vector<InodeNumber> Filesystem::referenced() const { return state_->table.referenced(); }
 blobstore::Blobstore& Filesystem::store() { return *state_->store; }
 
 Filesystem::Statistics Filesystem::statistics() const {
@@ -177,6 +186,9 @@ Result<InodePin> Filesystem::State::child(Suspend& suspend, const Inode& directo
 }
 
 Result<void> Filesystem::State::require_writable() const {
+    if (store->is_shut_down()) {
+        return fail(Errc::kIo, "changing a filesystem that was shut down");
+    }
     if (store->read_only()) {
         return fail(Errc::kReadOnly, "changing the filesystem");
     }

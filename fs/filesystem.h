@@ -154,6 +154,13 @@ class Filesystem {
     // program whose device is gone. REQUIRES that no other call is under way.
     void abandon(Suspend& suspend);
 
+    // FS_IOC_SHUTDOWN: what was answered before is made durable first (the log is flushed), then
+    // everything stops: nothing more is written to the device, all that needs it or changes
+    // anything fails with kIo. The next open recovers. The error is that of the flushing; the
+    // filesystem is shut down all the same. abandon() ends it. Once.
+    Result<void> shut_down(Suspend& suspend);
+    [[nodiscard]] bool is_shut_down() const;
+
     // Inodes. ----------------------------------------------------------------------------------
     // "." and ".." are answered too (file handles need them). kNotFound, kNotDirectory, kTooLong.
     Result<Attributes> lookup(Suspend& suspend, InodeNumber parent, std::string_view name);
@@ -238,6 +245,8 @@ class Filesystem {
     // Everything answered before the call is durable when it returns.
     Result<void> sync(Suspend& suspend);
     [[nodiscard]] bool read_only() const;
+    // The inodes that the front end holds references of.
+    [[nodiscard]] std::vector<InodeNumber> referenced() const;
 
     // Holds names, link counts, parents and orphans against each other. Describes each violation;
     // empty: sound. Reads all metadata; REQUIRES that nobody changes the filesystem meanwhile. The

@@ -201,6 +201,15 @@ bool InodeTable::drop_references(InodeNumber number, std::uint64_t count) {
     return true;
 }
 
+std::vector<InodeNumber> InodeTable::referenced() const {
+    std::vector<InodeNumber> numbers;
+    numbers.reserve(references_.size());
+    for (const auto& [number, references] : references_) {
+        numbers.push_back(static_cast<InodeNumber>(number));
+    }
+    return numbers;
+}
+
 bool InodeTable::referenced(InodeNumber number) const {
     return references_.contains(value(number));
 }

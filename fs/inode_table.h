@@ -123,6 +123,8 @@ class InodeTable {
     bool drop_references(InodeNumber number, std::uint64_t count);
     void drop_all_references() { references_.clear(); }
     [[nodiscard]] bool referenced(InodeNumber number) const;
+    // All that have references, in no order.
+    [[nodiscard]] std::vector<InodeNumber> referenced() const;
 
     [[nodiscard]] std::size_t cached() const { return inodes_.size(); }
     [[nodiscard]] std::size_t referenced_count() const { return references_.size(); }

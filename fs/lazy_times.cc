@@ -34,7 +34,7 @@ void LazyTimes::arm() {
         running_.add();
         reactor_.spawn([this](Suspend& suspend) {
             const auto written = write_all(suspend);
-            if (!written) {
+            if (!written && !store_.is_shut_down()) {
                 spdlog::error("writing the times of inodes: {}", written.error().message());
             }
             // What became dirty meanwhile, or could not be written, gets its own turn.

@@ -81,7 +81,7 @@ void OrphanReaper::reap(Suspend& suspend, InodeNumber number) {
     inode.gone = true;
     table_.set_clean(inode);
     const auto deleted = store_.delete_blob(suspend, to_blob(number));
-    if (!deleted) {
+    if (!deleted && !store_.is_shut_down()) {
         spdlog::error("deleting inode {} (the next mount tries again): {}", value(number),
                       deleted.error().message());
     }

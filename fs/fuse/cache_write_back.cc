@@ -40,15 +40,22 @@ bool CacheWriteBack::start() {
 void CacheWriteBack::work(int jobs) const {
     Job* job = nullptr;
     while (::read(jobs, &job, sizeof(job)) == static_cast<ssize_t>(sizeof(job))) {
-        connection_.write_out_and_forget(job->inode, job->offset);
+        for (const InodeNumber inode : job->inodes) {
+            connection_.write_out_and_forget(inode, job->offset);
+        }
         while (!reactor_.post([job] { job->done.done(); })) std::this_thread::yield();
     }
     ::close(jobs);
 }
 
 void CacheWriteBack::write_out(driver::Suspend& suspend, InodeNumber inode, std::uint64_t offset) {
+    write_out_all(suspend, std::span(&inode, 1), offset);
+}
+
+void CacheWriteBack::write_out_all(driver::Suspend& suspend, std::span<const InodeNumber> inodes,
+                                   std::uint64_t offset) {
     if (!start()) return;
-    Job job{.inode = inode, .offset = offset};
+    Job job{.inodes = inodes, .offset = offset};
     job.done.add();
     Job* const pointer = &job;
     CHECK(::write(jobs_, &pointer, sizeof(pointer)) == static_cast<ssize_t>(sizeof(pointer)));

@@ -2,12 +2,13 @@
 
 // Makes the kernel write out, and drop, what its page cache holds of a file. SEEK_DATA and
 // SEEK_HOLE need it: the kernel passes them on without doing so itself, and cp(1) would take what
-// was written a moment ago for a hole.
+// was written a moment ago for a hole. So does a shutdown: what is cached would go on being read.
 //
 // Telling the kernel blocks until it has written, and it writes to us: so a thread of its own does
 // it, started by the first call. Everything else is the reactor's thread.
 
 #include <cstdint>
+#include <span>
 #include <thread>
 
 #include "driver/reactor/reactor.h"
@@ -28,13 +29,19 @@ class CacheWriteBack {
     // before the call. Requests are to be served meanwhile. REQUIRES no lock of the inode. When
     // there can be no thread, it does nothing: what is seen then is what was written out.
     void write_out(driver::Suspend& suspend, InodeNumber inode, std::uint64_t offset);
+    // The same of many files, from their beginning on, and their attributes.
+    void write_out(driver::Suspend& suspend, std::span<const InodeNumber> inodes) {
+        write_out_all(suspend, inodes, 0);
+    }
 
   private:
     struct Job {
-        InodeNumber inode{};
+        std::span<const InodeNumber> inodes{};
         std::uint64_t offset = 0;
         driver::WaitGroup done{};
     };
+    void write_out_all(driver::Suspend& suspend, std::span<const InodeNumber> inodes,
+                       std::uint64_t offset);
     bool start();
     void work(int jobs) const;
 

@@ -41,6 +41,7 @@ namespace {
 // transfers that are not aligned. Reserved, not touched.
 constexpr std::size_t kWorkingMemoryBytes = std::size_t{160} << 20;
 constexpr unsigned kReadAheadKib = 1024;
+constexpr std::uint16_t kQueues = 2;  // the reactor's, and one for the check while it runs
 
 void start_log(const DaemonOptions& options) {
     std::shared_ptr<spdlog::logger> log;
@@ -96,7 +97,7 @@ std::string explain_open_failure(const MountSource& source, const Error& error, 
     switch (error.code) {
         case Errc::kWrongFormat:
             return source.name + " is not a blobfs filesystem; make one with: mkfs.blobfs " +
-                   source.name + reason;
+                   source.name + " (if there was one, fsck.blobfs may bring it back)" + reason;
         case Errc::kBusy:
             return source.name +
                    " is in use: it is mounted already, or being made or checked by another "
@@ -167,6 +168,7 @@ class Daemon {
     std::unique_ptr<driver::Device> device_;
     std::unique_ptr<Filesystem> filesystem_;
     std::unique_ptr<CacheWriteBack> write_back_;
+    std::unique_ptr<fsck::OnlineCheck> check_;
     std::unique_ptr<Operations> operations_;
     std::unique_ptr<KernelMount> mount_;
     std::unique_ptr<Channel> channel_;
@@ -207,7 +209,8 @@ bool Daemon::open() {
         store.commit_interval_ms = *options_.mount.commit_seconds * 1000;
     }
     const Result<void> opened = reactor_->block_on([&](Suspend& suspend) -> Result<void> {
-        TRY_ASSIGN(device_, driver::Device::open(suspend, source_.name, {.read_only = read_only_}));
+        TRY_ASSIGN(device_, driver::Device::open(suspend, source_.name,
+                                                 {.read_only = read_only_, .io_queues = kQueues}));
         if (source_.device.kind == driver::DeviceName::Kind::kMemory) {
             // Fresh memory holds nothing yet: it is made a filesystem on the way.
             MakeOptions make;
@@ -250,7 +253,8 @@ bool Daemon::mount() {
         return failed("mounting " + source_.name + " on " + mountpoint_ + ": " + message);
     }
     write_back_ = std::make_unique<CacheWriteBack>(*reactor_, mount_->descriptor());
-    operations_ = std::make_unique<Operations>(*filesystem_, write_back_.get());
+    check_ = std::make_unique<fsck::OnlineCheck>(*reactor_, *device_, filesystem_->store());
+    operations_ = std::make_unique<Operations>(*filesystem_, write_back_.get(), check_.get());
     if (access == Access::kOwnerAndRoot) channel_options_.owner_and_root = ::getuid();
     channel_options_.trace = options_.trace;
     Result<std::unique_ptr<Channel>> channel =
@@ -311,9 +315,16 @@ bool Daemon::close() {
     operations_.reset();
     write_back_.reset();
     mount_.reset();  // nobody sees the filesystem any more while it is written to the end
+    const bool shut_down = filesystem_ && filesystem_->is_shut_down();
     Result<void> result;
     reactor_->block_on([&](Suspend& suspend) {
-        if (filesystem_) result = filesystem_->close(suspend);
+        if (check_) check_->stop(suspend);
+        check_.reset();
+        if (shut_down) {
+            filesystem_->abandon(suspend);
+        } else if (filesystem_) {
+            result = filesystem_->close(suspend);
+        }
         filesystem_.reset();
         if (device_) {
             const Result<void> closed = device_->close(suspend);
@@ -326,7 +337,12 @@ bool Daemon::close() {
                       result.error().message());
         return false;
     }
-    if (ready_) spdlog::info("{} is unmounted, everything is on the device", source_.name);
+    if (shut_down) {
+        spdlog::info("{} is unmounted; it was shut down before: the next mount recovers it",
+                     source_.name);
+    } else if (ready_) {
+        spdlog::info("{} is unmounted, everything is on the device", source_.name);
+    }
     return true;
 }
 

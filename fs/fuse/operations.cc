@@ -187,6 +187,7 @@ Operations::Handler Operations::handler(std::uint32_t opcode) {
         handlers[FUSE_REMOVEXATTR] = &Operations::removexattr;
         handlers[FUSE_STATFS] = &Operations::statfs;
         handlers[FUSE_SYNCFS] = &Operations::syncfs;
+        handlers[FUSE_IOCTL] = &Operations::ioctl;
         handlers[FUSE_RELEASE] = &Operations::nothing_to_do;
         handlers[FUSE_RELEASEDIR] = &Operations::nothing_to_do;
         // Not here, so that the kernel does without: OPEN, OPENDIR, FLUSH (nothing to do), ACCESS
@@ -198,13 +199,12 @@ Operations::Handler Operations::handler(std::uint32_t opcode) {
 
 Result<Reply> Operations::serve(Suspend& suspend, Request& request) {
     const std::uint32_t opcode = request.header().opcode;
-    if (const Handler serve_it = handler(opcode); serve_it != nullptr) {
-        return (this->*serve_it)(suspend, request);
+    const Handler serve_it = handler(opcode);
+    if (serve_it == nullptr) return unknown_to_us();
+    if (filesystem_.is_shut_down()) [[unlikely]] {
+        return fail(Errc::kIo, "using a filesystem that was shut down");
     }
-    if (opcode == FUSE_IOCTL) {
-        return fail(Error{.code = Errc::kSystem, .sys_errno = ENOTTY, .what = "ioctl"});
-    }
-    return unknown_to_us();
+    return (this->*serve_it)(suspend, request);
 }
 
 // References. -----------------------------------------------------------------------------------

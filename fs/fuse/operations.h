@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "fs/filesystem.h"
+#include "fs/fsck/online_check.h"
 #include "fs/fuse/cache_write_back.h"
 #include "fs/fuse/channel.h"
 #include "fs/fuse/request.h"
@@ -19,9 +20,10 @@ namespace blobfs::fs::fuse {
 
 class Operations final : public Service {
   public:
-    // The filesystem outlives this, and so does write_back, if there is one.
-    explicit Operations(Filesystem& filesystem, CacheWriteBack* write_back = nullptr)
-        : filesystem_(filesystem), write_back_(write_back) {}
+    // The filesystem outlives this, and so do write_back and check, if there are any.
+    explicit Operations(Filesystem& filesystem, CacheWriteBack* write_back = nullptr,
+                        fsck::OnlineCheck* check = nullptr)
+        : filesystem_(filesystem), write_back_(write_back), check_(check) {}
 
     Result<Reply> serve(driver::Suspend& suspend, Request& request) override;
     void forget(const Request& request) override;
@@ -64,6 +66,12 @@ class Operations final : public Service {
     // The whole.
     Result<Reply> statfs(driver::Suspend& suspend, Request& request);
     Result<Reply> syncfs(driver::Suspend& suspend, Request& request);
+    // What concerns the whole and only the administrator may ask for (operations_ioctl.cc).
+    Result<Reply> ioctl(driver::Suspend& suspend, Request& request);
+    Result<Reply> shut_down(driver::Suspend& suspend, Request& request);
+    Result<Reply> start_check(driver::Suspend& suspend, Request& request);
+    Result<Reply> check_status(Request& request);
+    Result<Reply> check_problem(Request& request);
     // RELEASE and RELEASEDIR, of files opened before the kernel learned that we need none.
     Result<Reply> nothing_to_do(driver::Suspend& suspend, Request& request);
 
@@ -91,6 +99,7 @@ class Operations final : public Service {
     static constexpr std::size_t kMaxLostWrites = 4096;
     Filesystem& filesystem_;
     CacheWriteBack* write_back_;
+    fsck::OnlineCheck* check_;
     std::unordered_map<std::uint64_t, Error>
         lost_writes_;  // by inode, not yet reported by write(2)
     absl::flat_hash_map<std::uint64_t, SpaceNotice> space_notices_;  // by inode, of late

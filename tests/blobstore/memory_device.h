@@ -41,6 +41,12 @@ class MemoryDevice final : public driver::Device {
     }
 
     Result<void> close(driver::Suspend&) override { return {}; }
+    void fence(driver::Suspend& suspend) override {
+        fenced_ = true;
+        suspend.yield();
+    }
+    // For opening it again.
+    void end_fence() { fenced_ = false; }
     [[nodiscard]] const driver::DeviceProperties& properties() const override {
         return properties_;
     }
@@ -51,6 +57,7 @@ class MemoryDevice final : public driver::Device {
         return read_now(offset, into);
     }
     Result<void> read_now(std::uint64_t offset, driver::DmaSpan into) {
+        if (fenced_) return fail(Errc::kIo, "reading behind a fence", offset);
         ++statistics_.reads;
         if (fail_read && fail_read(offset, into.size())) return fail(Errc::kIo, "reading", offset);
         for (std::size_t done = 0; done < into.size(); done += kBlock) {
@@ -71,6 +78,7 @@ class MemoryDevice final : public driver::Device {
     }
     Result<void> write_now(std::uint64_t offset, driver::ConstDmaSpan from,
                            driver::WriteFlags flags) {
+        if (fenced_) return fail(Errc::kIo, "writing behind a fence", offset);
         ++statistics_.writes;
         writes.push_back({offset, from.size(), flags});
         events.push_back(flags == driver::WriteFlags::kForceUnitAccess ? 'U' : 'W');
@@ -97,6 +105,7 @@ class MemoryDevice final : public driver::Device {
         return {};
     }
     Result<void> flush(driver::Suspend& suspend) override {
+        if (fenced_) return fail(Errc::kIo, "flushing behind a fence");
         auto covered = std::move(before_);
         before_.clear();
         suspend.yield();
@@ -183,6 +192,7 @@ class MemoryDevice final : public driver::Device {
     std::map<std::uint64_t, Block> blocks_;
     std::map<std::uint64_t, Block> before_;  // durable content of blocks written since
     Statistics statistics_;
+    bool fenced_ = false;
 };
 
 // A reactor whose ready fibers run in random order, and DMA memory to go with it.
