@@ -396,7 +396,7 @@ class FilesystemCrash : public testing::Test {
 
 TEST_F(FilesystemCrash, AnyCutLeavesThePrefixThatHoldsWhatWasSynced) {
     const std::uint64_t seed = from_environment("BLOBFS_SEED", std::random_device()());
-    const std::uint64_t cuts = from_environment("BLOBFS_CUTS", 1200);
+    const std::uint64_t cuts = from_environment("BLOBFS_CUTS", 1800);
     std::printf("seed %lu: rerun with BLOBFS_SEED=%lu\n", seed, seed);
     std::mt19937_64 random(seed);
     for (std::uint64_t round = 0, done = 0; done < cuts && !HasFailure(); ++round) {
@@ -565,7 +565,7 @@ TEST_P(FilesystemCrashScript, HoldsAtEveryCut) {
                     ++images;
                 }
             }
-            for (std::uint64_t choice = 0; choice < 6; ++choice) {
+            for (std::uint64_t choice = 0; choice < 16; ++choice) {
                 SCOPED_TRACE("cut " + std::to_string(cut) + ", choice " + std::to_string(choice));
                 check_image(suspend, workload, cut, workload.medium->image(cut, choice), 1, random);
                 ++images;

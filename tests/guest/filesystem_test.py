@@ -9,7 +9,7 @@ from harness import GuestCase, machine, main, program
 
 DEVICE = machine.address(0)
 MOUNT = "/tmp/mnt"
-PROGRAMS = ("mkfs/mkfs.blobfs", "fs/fuse/blobfs-fuse")
+PROGRAMS = ("mkfs/mkfs.blobfs", "fs/fuse/blobfs-fuse", "tools/fsck/fsck.blobfs")
 
 
 def guest_with(image, lba=512):
@@ -65,6 +65,7 @@ class Filesystem(GuestCase):
         self.assertGreaterEqual(len(synced), 5)
         with guest_with(self.image) as self.guest:
             self.run_in_guest(ready(f"""
+                fsck.blobfs -n -f {DEVICE}
                 blobfs-fuse {DEVICE} {MOUNT}
                 for i in $(seq {synced[-1]}); do
                     for n in 1 2 3 4 5; do
@@ -77,6 +78,25 @@ class Filesystem(GuestCase):
                 umount {MOUNT}
                 blobfs-fuse {DEVICE} {MOUNT}
                 grep -x new {MOUNT}/new
+                umount {MOUNT}"""), 200)
+
+    def test_fsck_repairs_through_the_driver(self):
+        with guest_with(self.image) as self.guest:
+            self.run_in_guest(ready(f"""
+                mkfs.blobfs {DEVICE}
+                blobfs-fuse {DEVICE} {MOUNT}
+                cp -a /lib {MOUNT}/
+                umount {MOUNT}
+                fsck.blobfs -n -f {DEVICE}"""), 200)
+        with open(self.image, "r+b") as image:
+            image.write(bytes(1 << 20))  # both superblocks, as dd(1) takes them
+        with guest_with(self.image) as self.guest:
+            self.run_in_guest(ready(f"""
+                fsck.blobfs -n {DEVICE} && exit 1 || test $? = 4
+                fsck.blobfs -y {DEVICE} && exit 1 || test $? = 1
+                fsck.blobfs -n -f {DEVICE}
+                blobfs-fuse {DEVICE} {MOUNT}
+                diff -r /lib {MOUNT}/lib
                 umount {MOUNT}"""), 200)
 
     def cut_after_rounds(self, log, rounds):
