@@ -81,12 +81,15 @@ class Filesystem(GuestCase):
                 umount {MOUNT}"""), 200)
 
     def test_fsck_repairs_through_the_driver(self):
+        # busybox's umount does not wait for the daemon.
+        ended = "while pidof blobfs-fuse >/dev/null; do sleep 0.2; done"
         with guest_with(self.image) as self.guest:
             self.run_in_guest(ready(f"""
                 mkfs.blobfs {DEVICE}
                 blobfs-fuse {DEVICE} {MOUNT}
                 cp -a /lib {MOUNT}/
                 umount {MOUNT}
+                {ended}
                 fsck.blobfs -n -f {DEVICE}"""), 200)
         with open(self.image, "r+b") as image:
             image.write(bytes(1 << 20))  # both superblocks, as dd(1) takes them
@@ -97,7 +100,8 @@ class Filesystem(GuestCase):
                 fsck.blobfs -n -f {DEVICE}
                 blobfs-fuse {DEVICE} {MOUNT}
                 diff -r /lib {MOUNT}/lib
-                umount {MOUNT}"""), 200)
+                umount {MOUNT}
+                {ended}"""), 200)
 
     def cut_after_rounds(self, log, rounds):
         """Pulls the plug in the middle of the round after that many."""

@@ -28,6 +28,8 @@ using driver::Suspend;
 namespace {
 
 constexpr std::size_t kMemoryBytes = std::size_t{512} << 20;
+// That much has to be free in hugepages; of them more is taken where it is needed.
+constexpr std::size_t kHugepageBytes = std::size_t{192} << 20;
 constexpr std::size_t kFiberStackBytes = std::size_t{256} << 10;
 // Repairs show what they hid: the check goes on until nothing changes any more, so often at most.
 constexpr int kMostRounds = 20;
@@ -282,8 +284,9 @@ Outcome check_opened(Suspend& suspend, Device& device, CheckRequest& request) {
 }
 
 Outcome check_device(CheckRequest request) {
-    const driver::EnvironmentOptions environment{.memory_bytes = kMemoryBytes,
-                                                 .physical = driver::names_pcie(request.device)};
+    const bool physical = driver::names_pcie(request.device);
+    const driver::EnvironmentOptions environment{
+        .memory_bytes = physical ? kHugepageBytes : kMemoryBytes, .physical = physical};
     if (const auto started = driver::start_environment(environment); !started) {
         return failure("starting failed: " + started.error().message());
     }
