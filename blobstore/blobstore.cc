@@ -4,9 +4,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 
 #include "blobstore/page.h"
@@ -48,12 +46,6 @@ StoreInfo info_of(const Superblock& superblock) {
             .clean = superblock.state == static_cast<std::uint32_t>(SuperblockState::kClean)};
 }
 
-std::uint64_t wall_clock_us() {
-    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
-                                          std::chrono::system_clock::now().time_since_epoch())
-                                          .count());
-}
-
 // A random UUID, RFC 4122 version 4.
 Result<std::array<std::uint8_t, 16>> random_uuid() {
     std::array<std::uint8_t, 16> uuid;
@@ -63,10 +55,6 @@ Result<std::array<std::uint8_t, 16>> random_uuid() {
     uuid[6] = static_cast<std::uint8_t>((uuid[6] & 0x0f) | 0x40);
     uuid[8] = static_cast<std::uint8_t>((uuid[8] & 0x3f) | 0x80);
     return uuid;
-}
-
-bool power_of_two_within(std::uint32_t number, std::uint32_t low, std::uint32_t high) {
-    return std::has_single_bit(number) && number >= low && number <= high;
 }
 
 // The superblock of a new store on the device. kInvalidArgument names what is wrong.
@@ -130,7 +118,7 @@ Result<Superblock> plan_format(const Device& device, const FormatOptions& option
     plan.epoch = 1;
     plan.log_batch = 1;
     plan.next_blob_id = 1;
-    plan.created_us = plan.written_us = wall_clock_us();
+    plan.created_us = plan.written_us = Blobstore::State::wall_clock_us();
     return plan;
 }
 

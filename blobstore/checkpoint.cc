@@ -12,12 +12,6 @@ namespace blobfs::blobstore {
 
 namespace {
 
-std::uint64_t wall_clock_us() {
-    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
-                                          std::chrono::system_clock::now().time_since_epoch())
-                                          .count());
-}
-
 // One command writes that many adjacent pages at most, and that many are in flight at a time.
 constexpr std::size_t kPagesPerWrite = 32;
 constexpr std::size_t kWritesInFlight = 32;
@@ -104,6 +98,12 @@ Result<void> Blobstore::State::reserve_pages(Suspend& suspend, std::uint32_t pag
         if (!retry) return reserved;
         TRY(checkpoint(suspend, SuperblockState::kInUse));
     }
+}
+
+std::uint64_t Blobstore::State::wall_clock_us() {
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                          std::chrono::system_clock::now().time_since_epoch())
+                                          .count());
 }
 
 Result<void> Blobstore::State::checkpoint(Suspend& suspend, SuperblockState mark_state) {

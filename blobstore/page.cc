@@ -31,7 +31,7 @@ int compare_from(std::size_t skip, KeyView a, KeyView b) {
 
 // Where a page's bytes are kept while it is rebuilt.
 std::byte* copy_of(std::span<const std::byte> page) {
-    thread_local std::array<std::byte, kMaxPageBytes> copy;
+    alignas(PageHeader) thread_local std::array<std::byte, kMaxPageBytes> copy;
     std::memcpy(copy.data(), page.data(), page.size());
     return copy.data();
 }

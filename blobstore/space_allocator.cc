@@ -12,7 +12,7 @@ namespace {
 // Pages are taken out of the map for the stash by so many at a time where there is space.
 constexpr std::uint64_t kStashChunkPages = 64;
 // Searches for pages that others disturb are begun anew so often.
-constexpr int kSearches = 8;
+constexpr int kReservationRounds = 8;
 // When less than that part of the device is free, small data goes where no page fits first.
 constexpr std::uint64_t kTightFraction = 4;
 
@@ -298,7 +298,7 @@ Result<void> SpaceAllocator::reserve_pages(Suspend& suspend, std::uint32_t pages
     s.stash_wanted = std::max<std::uint64_t>(s.stash_wanted, pages);
     // Once more when the pages come from a bitmap not touched so far: the map then needs more
     // itself.
-    for (int i = 0; i < kSearches && reserved_pages(urgent) < pages; ++i) {
+    for (int i = 0; i < kReservationRounds && reserved_pages(urgent) < pages; ++i) {
         TRY(s.grow_stash(suspend, s.pages_kept(urgent) + pages - s.stash.pages()));
     }
     return {};

@@ -114,6 +114,7 @@ struct Blobstore::State {
     Result<void> delete_blob(Suspend& suspend, BlobId blob);
 
     // Checkpoints (checkpoint.cc). --------------------------------------------------------------
+    static std::uint64_t wall_clock_us();  // microseconds since 1970
     Result<void> checkpoint(Suspend& suspend, SuperblockState mark);
     // REQUIRES the checkpoint_mutex.
     Result<void> write_checkpoint(Suspend& suspend, SuperblockState mark);

@@ -8,6 +8,8 @@
 #include <memory>
 #include <optional>
 
+#include "blobstore/units.h"
+
 namespace blobfs::blobstore {
 namespace {
 
@@ -24,10 +26,6 @@ std::uint64_t checksum_of(const Superblock& superblock) {
     const auto copy = std::make_unique<Superblock>(superblock);
     copy->checksum = 0;
     return XXH3_64bits(copy.get(), sizeof(*copy));
-}
-
-bool power_of_two_within(std::uint32_t v, std::uint32_t least, std::uint32_t most) {
-    return std::has_single_bit(v) && v >= least && v <= most;
 }
 
 // Blocks from `block` to the end of a page there lie behind the log, within the filesystem,

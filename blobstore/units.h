@@ -2,6 +2,7 @@
 
 // Distinct types for what must not be mixed up, and runs of blocks. Any thread.
 
+#include <bit>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -44,5 +45,8 @@ constexpr std::uint64_t round_up(std::uint64_t v, std::uint64_t unit) {
     return (v + unit - 1) / unit * unit;
 }
 constexpr std::uint64_t round_down(std::uint64_t v, std::uint64_t unit) { return v / unit * unit; }
+constexpr bool power_of_two_within(std::uint32_t v, std::uint32_t least, std::uint32_t most) {
+    return std::has_single_bit(v) && v >= least && v <= most;
+}
 
 }  // namespace blobfs::blobstore

@@ -12,7 +12,7 @@ namespace blobfs::fs {
 
 namespace {
 
-constexpr std::size_t kBatch = 1024;
+constexpr std::size_t kBlobsAtOnce = 1024;
 // Looking for the inodes without a name by trying every number is for stores of up to this many.
 // fsck.blobfs finds them in any store.
 constexpr std::uint64_t kMaxProbes = std::uint64_t{1} << 16;
@@ -126,7 +126,7 @@ Result<void> Checker::check_directory(Suspend& suspend, InodeNumber number) {
                                  .inode = entry.inode,
                                  .type = entry.type,
                                  .name = std::string(entry.name)});
-                return batch.size() < kBatch;
+                return batch.size() < kBlobsAtOnce;
             });
         if (!scanned) {
             complain(number, scanned.error().message());
@@ -139,7 +139,7 @@ Result<void> Checker::check_directory(Suspend& suspend, InodeNumber number) {
             TRY(check_entry(suspend, number, entry));
             from = entry.key + 1;
         }
-    } while (batch.size() == kBatch);
+    } while (batch.size() == kBlobsAtOnce);
     TRY_ASSIGN(const InodePin pin, state_.table.get(suspend, number));
     const InodeBlock& block = pin->block;
     if (block.entries != entries || block.name_bytes != name_bytes) {

@@ -8,8 +8,6 @@ namespace blobfs::fs {
 
 namespace {
 
-constexpr std::uint32_t kNanosecondsPerSecond = 1'000'000'000;
-
 bool times_valid(const InodeBlock& block) {
     return block.atime_nanoseconds < kNanosecondsPerSecond &&
            block.mtime_nanoseconds < kNanosecondsPerSecond &&

@@ -24,10 +24,12 @@ inline constexpr std::uint32_t kMaxLinks = 2'000'000'000;  // fits a signed 32-b
 inline constexpr std::uint64_t kMaxFileBytes = ~std::uint64_t{0} >> 1;
 inline constexpr std::uint64_t kMaxCopyBytes = 64ull << 20;
 
+inline constexpr std::uint32_t kNanosecondsPerSecond = 1'000'000'000;
+
 // A point in time: seconds since 1970, negative before; nanoseconds are always forward.
 struct Timestamp {
     std::int64_t seconds = 0;
-    std::uint32_t nanoseconds = 0;  // below 1,000,000,000
+    std::uint32_t nanoseconds = 0;  // below kNanosecondsPerSecond
     friend auto operator<=>(const Timestamp&, const Timestamp&) = default;
 };
 

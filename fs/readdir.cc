@@ -15,7 +15,7 @@ constexpr std::uint64_t kDotDotOffset = 1;
 constexpr std::uint64_t kFirstEntryOffset = 2;
 
 // Entries taken from the store at a time when each needs its inode, which may have to be loaded.
-constexpr std::size_t kBatch = 64;
+constexpr std::size_t kEntriesAtOnce = 64;
 
 struct EntryCopy {
     std::uint64_t key;
@@ -41,7 +41,7 @@ Result<void> list_with_attributes(Suspend& suspend, Filesystem::State& state,
                              .inode = entry.inode,
                              .type = entry.type,
                              .name = std::string(entry.name)});
-            return batch.size() < kBatch;
+            return batch.size() < kEntriesAtOnce;
         }));
         for (const EntryCopy& copy : batch) {
             DirectoryEntry entry = to_entry(copy.key, copy.inode, copy.type, copy.name);
@@ -71,7 +71,7 @@ Result<void> list_with_attributes(Suspend& suspend, Filesystem::State& state,
             }
             from = entry.next_offset;
         }
-        if (batch.size() < kBatch) {
+        if (batch.size() < kEntriesAtOnce) {
             return {};
         }
     }

@@ -8,8 +8,6 @@ namespace blobfs::fs {
 
 namespace {
 
-constexpr std::uint32_t kNanosecondsPerSecond = 1'000'000'000;
-
 Result<void> check_changes(const Inode& inode, const SetAttributes& changes) {
     const auto bad_time = [](const std::optional<Timestamp>& time) {
         return time && time->nanoseconds >= kNanosecondsPerSecond;

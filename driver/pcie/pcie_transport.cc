@@ -12,7 +12,7 @@ namespace blobfs::driver {
 
 namespace {
 
-constexpr const char* kWhat = "opening a PCIe controller";
+constexpr const char* kOpening = "opening a PCIe controller";
 
 bool taken_by_another(const PciFunction& function) {
     const std::string driver = function.driver();
@@ -24,12 +24,12 @@ Result<std::unique_ptr<FunctionAccess>> open_access(const PciFunction& function)
     const std::string& address = function.address();
     if (!function.exists()) {
         spdlog::error("{}: there is no such PCI device", address);
-        return fail(Errc::kNotFound, kWhat);
+        return fail(Errc::kNotFound, kOpening);
     }
     if (!function.is_nvme()) {
         spdlog::error("{}: it is no NVMe controller (class {:06x})", address,
                       function.class_code());
-        return fail(Errc::kNotSupported, kWhat);
+        return fail(Errc::kNotSupported, kOpening);
     }
     const std::string driver = function.driver();
     if (driver == "vfio-pci") return open_vfio(function);
@@ -38,7 +38,7 @@ Result<std::unique_ptr<FunctionAccess>> open_access(const PciFunction& function)
         "{}: {}; blobfs-nvme bind {} hands it over", address,
         driver.empty() ? "it is bound to no driver" : "the kernel's driver " + driver + " has it",
         address);
-    return fail(Errc::kBusy, kWhat);
+    return fail(Errc::kBusy, kOpening);
 }
 
 }  // namespace
@@ -56,7 +56,7 @@ Result<std::unique_ptr<PcieTransport>> PcieTransport::open(Suspend& suspend,
                                                            std::uint32_t wait_ms) {
     if (!environment_has_hugepages()) {
         spdlog::error("{}: a PCIe controller needs hugepages (sysctl vm.nr_hugepages)", address);
-        return fail(Errc::kNoMemory, kWhat);
+        return fail(Errc::kNoMemory, kOpening);
     }
     const PciFunction function(address);
     constexpr std::uint32_t kStepMs = 50;
@@ -71,14 +71,14 @@ Result<std::unique_ptr<PcieTransport>> PcieTransport::open(Suspend& suspend,
     TRY(transport->access_->map_registers(transport->window_));
     if (transport->window_.bytes() < nvme::kRegisterDoorbells + 16) {
         spdlog::error("{}: its registers are only {} bytes", address, transport->window_.bytes());
-        return fail(Errc::kNotSupported, kWhat);
+        return fail(Errc::kNotSupported, kOpening);
     }
     if (transport->physical_ != nullptr) {
         TRY_ASSIGN(const DmaBuffer probe, DmaBuffer::allocate(DmaBuffer::kPageSize));
         if (transport->physical_->find(probe.data()) == PhysicalAddresses::kUnknown) {
             spdlog::error("{}: physical addresses are needed, which takes root (CAP_SYS_ADMIN)",
                           address);
-            return fail(Errc::kAccess, kWhat);
+            return fail(Errc::kAccess, kOpening);
         }
     }
     TRY(transport->access_->enable_bus_master(true));

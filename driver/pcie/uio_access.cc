@@ -14,7 +14,7 @@ namespace blobfs::driver {
 
 namespace {
 
-constexpr const char* kWhat = "opening a PCIe controller through UIO";
+constexpr const char* kOpeningByUio = "opening a PCIe controller through UIO";
 
 class File {
   public:
@@ -40,7 +40,7 @@ Result<File> open_file(const PciFunction& function, const std::string& path) {
         const int error = errno;
         spdlog::error("{}: {}: {}{}", function.address(), path, std::strerror(error),
                       error == EACCES || error == EPERM ? ": this needs root" : "");
-        return fail(errno_error(error, kWhat));
+        return fail(errno_error(error, kOpeningByUio));
     }
     return File(descriptor);
 }
@@ -107,20 +107,20 @@ Result<std::unique_ptr<FunctionAccess>> open_uio(const PciFunction& function) {
             "{}: it is behind an IOMMU, through which UIO cannot reach memory: bind it "
             "to vfio-pci instead",
             function.address());
-        return fail(Errc::kNotSupported, kWhat);
+        return fail(Errc::kNotSupported, kOpeningByUio);
     }
-    if (function.bar_bytes() == 0) return fail(Errc::kNotSupported, kWhat);
+    if (function.bar_bytes() == 0) return fail(Errc::kNotSupported, kOpeningByUio);
     const std::string uio_path = uio_device(function);
-    if (uio_path.empty()) return fail(Errc::kNotSupported, kWhat);
+    if (uio_path.empty()) return fail(Errc::kNotSupported, kOpeningByUio);
     TRY_ASSIGN(File registers, open_file(function, function.directory() + "/resource0"));
     struct flock lock {};
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
     if (::fcntl(registers.get(), F_OFD_SETLK, &lock) != 0) {
         const int error = errno;
-        if (error != EAGAIN && error != EACCES) return fail(errno_error(error, kWhat));
+        if (error != EAGAIN && error != EACCES) return fail(errno_error(error, kOpeningByUio));
         spdlog::error("{}: another process uses it", function.address());
-        return fail(Errc::kBusy, kWhat);
+        return fail(Errc::kBusy, kOpeningByUio);
     }
     TRY_ASSIGN(File config, open_file(function, function.directory() + "/config"));
     TRY_ASSIGN(File uio, open_file(function, uio_path));

@@ -16,12 +16,6 @@ using nvme::Opcode;
 using nvme::Status;
 using nvme::SubmissionEntry;
 
-namespace {
-
-constexpr std::uint32_t kVersion = 0x00010400;
-
-}  // namespace
-
 SoftwareController::SoftwareController(std::unique_ptr<Medium> medium,
                                        const SoftwareControllerOptions& options)
     : medium_(std::move(medium)),
@@ -55,7 +49,7 @@ std::uint32_t SoftwareController::read32(std::uint32_t offset) {
         case nvme::kRegisterCap + 4:
             return static_cast<std::uint32_t>(capabilities_.raw >> 32);
         case nvme::kRegisterVs:
-            return kVersion;
+            return kSpecificationVersion;
         case nvme::kRegisterIntms:
         case nvme::kRegisterIntmc:
             return interrupt_mask_;

@@ -17,7 +17,6 @@ using nvme::Status;
 
 namespace {
 
-constexpr std::uint32_t kVersion = 0x00010400;
 constexpr std::uint8_t kEventLimit = 3;  // zero based
 constexpr std::uint16_t kRoomTemperature = 300;
 constexpr std::size_t kHostBehaviorBytes = 512;
@@ -122,7 +121,7 @@ void SoftwareController::identify(Command& command, const SubmissionEntry& entry
                 data.max_data_transfer = static_cast<std::uint8_t>(
                     std::countr_zero(options_.max_transfer_bytes / nvme::kPageBytes));
             }
-            data.version = kVersion;
+            data.version = kSpecificationVersion;
             data.optional_events = nvme::kEventNamespaceChanged;
             data.retry_delay[0] = options_.retry_delay_100ms;
             data.abort_limit = 3;

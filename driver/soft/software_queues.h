@@ -14,6 +14,8 @@ namespace blobfs::driver {
 using nvme::CompletionEntry;
 using nvme::SubmissionEntry;
 
+inline constexpr std::uint32_t kSpecificationVersion = 0x0001'0400;  // 1.4
+
 struct SoftwareController::CompletionQueue {
     std::uint16_t id = 0;
     std::uint32_t entries = 0;

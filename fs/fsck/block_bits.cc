@@ -53,12 +53,6 @@ void BlockBits::add(const Run& run, absl::FunctionRef<void(const Run& part)> ove
     parts.finish();
 }
 
-void BlockBits::remove(const Run& run) {
-    for_each_mask(run, [&](std::uint64_t index, std::uint64_t mask) {
-        if (word(index) != 0) chunk(index / kWordsPerChunk)[index % kWordsPerChunk] &= ~mask;
-    });
-}
-
 void BlockBits::add_all(const BlockBits& other) {
     for (const auto& [number, bits] : other.chunks_) {
         Chunk& into = chunk(number);

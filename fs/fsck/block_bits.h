@@ -26,7 +26,6 @@ class BlockBits {
     void add(const blobstore::Run& run);
     void add(const blobstore::Run& run,
              absl::FunctionRef<void(const blobstore::Run& part)> overlap);
-    void remove(const blobstore::Run& run);
     void add_all(const BlockBits& other);
 
     [[nodiscard]] bool contains(std::uint64_t block) const {

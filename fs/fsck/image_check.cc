@@ -141,14 +141,17 @@ Result<void> ImageCheck::check_tree(Suspend& suspend, Progress progress) {
 }
 
 void ImageCheck::compare_word(std::uint64_t index, std::uint64_t on_device,
-                              RunCollector& not_marked, RunCollector& leaked) {
-    const std::uint64_t log_twice = on_device & log_.ever_used.word(index);
-    const std::uint64_t marked = (on_device | log_.used.word(index)) & ~log_.freed.word(index);
+                              RunCollector& not_marked, RunCollector& leaked,
+                              RunCollector& log_wrong) {
+    const std::uint64_t used = on_device | log_.used.word(index);
+    const std::uint64_t marked = used & ~log_.freed.word(index);
     const std::uint64_t owned = metadata_.word(index) | keys_->data().word(index);
     used_blocks_ += static_cast<std::uint64_t>(std::popcount(marked));
-    // What the log makes used must have been free, or recovery refuses it.
-    not_marked.add_word(index, (owned & ~marked) | log_twice);
+    not_marked.add_word(index, owned & ~marked);
     leaked.add_word(index, marked & ~owned);
+    // What the log makes used must have been free, and the other way round, or recovery refuses it.
+    log_wrong.add_word(index, (on_device & log_.used.word(index)) | log_.used_twice.word(index) |
+                                  (log_.freed.word(index) & ~used));
 }
 
 Result<void> ImageCheck::check_map(Suspend& suspend, Progress progress) {
@@ -165,6 +168,12 @@ Result<void> ImageCheck::check_map(Suspend& suspend, Progress progress) {
                         .block = run.first()};
         finding.leaked.push_back(run);
         findings_.add(std::move(finding));
+    };
+    const auto log_wrong_run = [&](const Run& run) {
+        findings_.add({.problem = Problem::kBlocksNotMarked,
+                       .text = blocks_text(run) + " become used or free by the log, and are so " +
+                               "already in the allocation map",
+                       .block = run.first()});
     };
     // The map's own pages are used, too: its bits are compared when all of them are known.
     const auto enter = [&](const PagePointer& pointer) {
@@ -211,26 +220,29 @@ Result<void> ImageCheck::check_map(Suspend& suspend, Progress progress) {
                   .miscounted = miscounted}));
     RunCollector not_marked(not_marked_run);
     RunCollector leaked(leaked_run);
+    RunCollector log_wrong(log_wrong_run);
     for (const Bitmap& bitmap : bitmaps) {
         for (std::size_t i = 0; i < bitmap.words.size(); ++i) {
-            compare_word(bitmap.first_word + i, bitmap.words[i], not_marked, leaked);
+            compare_word(bitmap.first_word + i, bitmap.words[i], not_marked, leaked, log_wrong);
         }
     }
     // Where the map has no page everything is free; only what somebody owns needs a look.
     BlockBits owned;
     owned.add_all(metadata_);
     owned.add_all(keys_->data());
-    owned.add_all(log_.ever_used);
+    owned.add_all(log_.used);
+    owned.add_all(log_.freed);
     owned.for_each_word([&](std::uint64_t index, std::uint64_t) {
         const auto part = std::lower_bound(
             unused.begin(), unused.end(), index * 64,
             [](const Run& run, std::uint64_t block) { return run.end() <= block; });
         if (part != unused.end() && part->first() <= index * 64) {
-            compare_word(index, 0, not_marked, leaked);
+            compare_word(index, 0, not_marked, leaked, log_wrong);
         }
     });
     not_marked.finish();
     leaked.finish();
+    log_wrong.finish();
     metadata_.for_each_word([&](std::uint64_t index, std::uint64_t bits) {
         RunCollector both([&](const Run& run) { contested_.add(run); });
         both.add_word(index, bits & keys_->data().word(index));

@@ -81,7 +81,7 @@ class ImageCheck {
     Result<void> check_tree(driver::Suspend& suspend, Progress progress);
     Result<void> check_map(driver::Suspend& suspend, Progress progress);
     void compare_word(std::uint64_t index, std::uint64_t on_device, RunCollector& not_marked,
-                      RunCollector& leaked);
+                      RunCollector& leaked, RunCollector& log_wrong);
     Result<void> find_owners(driver::Suspend& suspend);
     void blame_extent(blobstore::KeyView key, const blobstore::Extent& extent, BlockBits& seen);
     void check_counters();

@@ -44,13 +44,11 @@ void apply(const LogOperation& operation, LogOverlay& overlay) {
             overlay.keys.erase(operation.key);
             return;
         case LogOperationType::kAllocate:
-            overlay.used.add(operation.run);
-            overlay.ever_used.add(operation.run);
-            overlay.freed.remove(operation.run);
+            overlay.used.add(operation.run,
+                             [&](const blobstore::Run& part) { overlay.used_twice.add(part); });
             return;
         case LogOperationType::kFree:
             overlay.freed.add(operation.run);
-            overlay.used.remove(operation.run);
             return;
         case LogOperationType::kNextBlobId:
             overlay.next_blob_id = std::max(overlay.next_blob_id, value(operation.next_blob_id));

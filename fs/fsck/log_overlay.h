@@ -14,9 +14,9 @@ namespace blobfs::fsck {
 
 struct LogOverlay {
     KeyOverlay keys;
-    // Blocks that the log makes used, or free: what it says last of each.
+    // Blocks that the log makes used, and free. Recovery does all of the former first.
     BlockBits used, freed;
-    BlockBits ever_used;  // blocks that it makes used, whatever comes behind
+    BlockBits used_twice;  // blocks that it makes used more than once
     std::uint64_t batches = 0;
     std::uint64_t next_blob_id = 0;  // the highest that it tells
 };

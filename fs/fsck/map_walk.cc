@@ -26,9 +26,9 @@ struct Wanted {
     std::uint64_t newest = 0;  // the generation above: none below is later
 };
 
-class Walk {
+class MapWalk {
   public:
-    Walk(Suspend& suspend, PageReader& reader, const blobstore::Superblock& superblock,
+    MapWalk(Suspend& suspend, PageReader& reader, const blobstore::Superblock& superblock,
          const MapVisitor& visitor)
         : suspend_(suspend),
           reader_(reader),
@@ -62,7 +62,7 @@ class Walk {
     const std::uint64_t block_count_, content_bytes_, fanout_;
 };
 
-const char* Walk::header_fault(driver::ConstDmaSpan bytes, std::uint32_t level,
+const char* MapWalk::header_fault(driver::ConstDmaSpan bytes, std::uint32_t level,
                                const Wanted& wanted) const {
     PageHeader header;
     std::memcpy(&header, bytes.data(), sizeof(header));
@@ -78,7 +78,7 @@ const char* Walk::header_fault(driver::ConstDmaSpan bytes, std::uint32_t level,
     return nullptr;
 }
 
-void Walk::visit_bitmap(driver::ConstDmaSpan bytes, const Wanted& wanted) {
+void MapWalk::visit_bitmap(driver::ConstDmaSpan bytes, const Wanted& wanted) {
     const Run run = covered(0, wanted.index);
     std::vector<std::uint64_t> words(content_bytes_ / 8);
     std::memcpy(words.data(), bytes.data() + sizeof(PageHeader), content_bytes_);
@@ -103,7 +103,7 @@ void Walk::visit_bitmap(driver::ConstDmaSpan bytes, const Wanted& wanted) {
     visitor_.bitmap(run.first() / 64, words);
 }
 
-Result<void> Walk::visit_children(std::uint32_t level, const std::vector<std::byte>& bytes,
+Result<void> MapWalk::visit_children(std::uint32_t level, const std::vector<std::byte>& bytes,
                                   const Wanted& wanted) {
     const Run run = covered(level, wanted.index);
     const std::uint64_t below = span_of(level - 1);
@@ -155,7 +155,7 @@ Result<void> Walk::visit_children(std::uint32_t level, const std::vector<std::by
     return {};
 }
 
-Result<void> Walk::visit(std::uint32_t level, std::span<const Wanted> wanted) {
+Result<void> MapWalk::visit(std::uint32_t level, std::span<const Wanted> wanted) {
     std::vector<PagePointer> pointers;
     for (const Wanted& page : wanted) pointers.push_back(page.pointer);
     TRY(reader_.read(suspend_, pointers));
@@ -191,7 +191,7 @@ Result<void> walk_map(Suspend& suspend, PageReader& reader, const blobstore::Sup
                       .index = 0,
                       .free_blocks = superblock.free_blocks,
                       .newest = superblock.generation};
-    return Walk(suspend, reader, superblock, visitor)
+    return MapWalk(suspend, reader, superblock, visitor)
         .visit(superblock.map_height - 1, std::span(&root, 1));
 }
 

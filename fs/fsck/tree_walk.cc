@@ -14,9 +14,9 @@ using driver::Suspend;
 
 namespace {
 
-class Walk {
+class TreeWalk {
   public:
-    Walk(Suspend& suspend, PageReader& reader, const TreeVisitor& visitor)
+    TreeWalk(Suspend& suspend, PageReader& reader, const TreeVisitor& visitor)
         : suspend_(suspend), reader_(reader), visitor_(visitor) {}
 
     // Visits these pages of one level, and all below them. At most PageReader::kMostPages.
@@ -34,7 +34,7 @@ class Walk {
     const TreeVisitor& visitor_;
 };
 
-const char* Walk::fault_of(driver::ConstDmaSpan bytes, std::uint32_t level,
+const char* TreeWalk::fault_of(driver::ConstDmaSpan bytes, std::uint32_t level,
                            const KeyRange& range) const {
     const char* fault = blobstore::validate_page(
         bytes, {.level = level, .block_count = reader_.io().geometry().block_count});
@@ -48,7 +48,7 @@ const char* Walk::fault_of(driver::ConstDmaSpan bytes, std::uint32_t level,
     return nullptr;
 }
 
-Result<void> Walk::visit(std::uint32_t level, std::span<const PagePointer> pointers,
+Result<void> TreeWalk::visit(std::uint32_t level, std::span<const PagePointer> pointers,
                          std::span<const KeyRange> ranges) {
     // The copies of interior pages: reading their children overwrites the reader's memory.
     std::vector<std::vector<std::byte>> interior(level == 0 ? 0 : pointers.size());
@@ -75,7 +75,7 @@ Result<void> Walk::visit(std::uint32_t level, std::span<const PagePointer> point
     return {};
 }
 
-Result<void> Walk::visit_children(std::uint32_t level, const std::vector<std::byte>& bytes,
+Result<void> TreeWalk::visit_children(std::uint32_t level, const std::vector<std::byte>& bytes,
                                   const KeyRange& range) {
     const PageView page(bytes.data());
     // Leaves many at a time; what is above them one by one, so that few copies are held.
@@ -105,7 +105,7 @@ Result<void> walk_tree(Suspend& suspend, PageReader& reader, const TreeRoot& roo
     if (root.height == 0) return {};
     const KeyRange all;
     if (!visitor.enter(root.page, root.height - 1, all)) return {};
-    return Walk(suspend, reader, visitor)
+    return TreeWalk(suspend, reader, visitor)
         .visit(root.height - 1, std::span(&root.page, 1), std::span(&all, 1));
 }
 

@@ -10,7 +10,6 @@ namespace {
 // st_blksize: what a program that does its own buffering should use.
 constexpr std::uint32_t kPreferredBytes = 4096;
 constexpr std::uint64_t kStatBlockBytes = 512;
-constexpr std::uint32_t kNanosecondsPerSecond = 1'000'000'000;
 
 StatxTime wire_time(const Timestamp& time) {
     return {.seconds = time.seconds, .nanoseconds = time.nanoseconds, .reserved = 0};

@@ -212,6 +212,17 @@ TEST_F(RepairTest, BlocksThatAreInUseAreMarkedSo) {
     expect_safe({{"blocks-not-marked", 1}});
 }
 
+// A mount refuses such a log.
+TEST_F(RepairTest, BlocksThatTheLogFreesAreInUse) {
+    change(
+        [&](Suspend&, Blobstore&, Transaction& transaction) {
+            const std::uint64_t last = kBytes / blobstore::kBlockBytes - 1;
+            transaction.state().frees.push_back({blobstore::BlockIndex{last}, 1});
+        },
+        true);
+    expect_safe({{"blocks-not-marked", 1}});
+}
+
 TEST_F(RepairTest, BlocksThatNobodyUsesAreFreed) {
     const std::uint64_t before = superblock().free_blocks;
     change([&](Suspend& suspend, Blobstore& store, Transaction& transaction) {

@@ -1,7 +1,8 @@
 #pragma once
 
-// Random damage to bytes, the same for the same seed: bits, numbers that are known to hurt, pieces
-// moved, cut and repeated.
+// Choices, and the damage to bytes that they lead to: bits, numbers that are known to hurt, pieces
+// moved, cut and repeated. The choices are random, the same for the same seed, or they are read
+// from a fuzzer's input, which so learns which ones lead further.
 
 #include <algorithm>
 #include <array>
@@ -11,6 +12,7 @@
 #include <iostream>
 #include <random>
 #include <string>
+#include <string_view>
 
 namespace blobfs::fuzz {
 
@@ -31,9 +33,19 @@ inline int chosen_rounds(int rounds) {
 class Mutation {
   public:
     explicit Mutation(std::uint64_t seed) : random_(seed) {}
+    // The choices are the bytes, which outlive it; behind their end all are 0.
+    explicit Mutation(std::string_view choices) : choices_(choices), chosen_(true) {}
 
     // Any number below the bound, which is not 0.
-    std::uint64_t below(std::uint64_t bound) { return random_() % bound; }
+    std::uint64_t below(std::uint64_t bound) {
+        return chosen_ ? take(bound <= 256      ? 1
+                              : bound <= 65'536 ? 2
+                                                : 8) %
+                             bound
+                       : random_() % bound;
+    }
+    // All the choices were made.
+    [[nodiscard]] bool over() const { return chosen_ && choices_.empty(); }
 
     // One to four changes. With `keep_size` it stays as long as it is.
     void damage(std::string& bytes, bool keep_size) {
@@ -41,6 +53,14 @@ class Mutation {
     }
 
   private:
+    std::uint64_t take(std::size_t bytes) {
+        std::uint64_t number = 0;
+        const std::size_t count = std::min(bytes, choices_.size());
+        if (count != 0) std::memcpy(&number, choices_.data(), count);
+        choices_.remove_prefix(count);
+        return number;
+    }
+
     static constexpr std::array<std::uint64_t, 14> kNumbers = {0,
                                                                1,
                                                                2,
@@ -62,7 +82,7 @@ class Mutation {
             return;
         }
         const std::size_t at = below(bytes.size());
-        switch (below(keep_size ? 5 : 8)) {
+        switch (below(keep_size ? 6 : 9)) {
             case 0:
                 bytes[at] = static_cast<char>(bytes[at] ^ (1 << below(8)));
                 return;
@@ -86,9 +106,11 @@ class Mutation {
                 return;
             }
             case 5:
+                return put(bytes, at, below(~std::uint64_t{0}));
+            case 6:
                 bytes.resize(at);
                 return;
-            case 6:
+            case 7:
                 bytes.insert(at, std::string(1 + below(16), static_cast<char>(below(256))));
                 return;
             default:
@@ -102,6 +124,8 @@ class Mutation {
     }
 
     std::mt19937_64 random_;
+    std::string_view choices_;
+    bool chosen_ = false;
 };
 
 }  // namespace blobfs::fuzz

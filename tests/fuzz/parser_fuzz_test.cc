@@ -1,10 +1,13 @@
 // Sound bytes of each kind, damaged at random, through each parser. The seed is printed; a few
-// seconds in all. The same targets run for as long as one likes under libFuzzer (README.md).
+// seconds in all. The same targets run for as long as one likes under libFuzzer (README.md), and
+// begin with the same sound bytes: BLOBFS_FUZZ_SEEDS=FOLDER writes them there.
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <vector>
 
 #include "blobstore/log_record.h"
@@ -23,7 +26,26 @@ using blobstore::BlobId;
 using blobstore::Key;
 using blobstore::KeyKind;
 
-void run(Target target, const std::vector<std::string>& sound, int rounds, bool keep_size) {
+// The name is that of the corpus, and in front of the bytes there comes what it has there.
+struct Seeds {
+    std::string corpus, prefix;
+};
+
+void write_seeds(const Seeds& seeds, const std::vector<std::string>& sound) {
+    const char* folder = std::getenv("BLOBFS_FUZZ_SEEDS");
+    if (folder == nullptr) return;
+    const std::filesystem::path path = std::filesystem::path(folder) / seeds.corpus;
+    std::filesystem::create_directories(path);
+    for (const std::string& bytes : sound) {
+        const std::string all = seeds.prefix + bytes;
+        const std::string name = "sound-" + std::to_string(std::hash<std::string>()(all));
+        std::ofstream(path / name, std::ios::binary) << all;
+    }
+}
+
+void run(const Seeds& seeds, Target target, const std::vector<std::string>& sound, int rounds,
+         bool keep_size) {
+    write_seeds(seeds, sound);
     Mutation mutation(chosen_seed(20240607));
     for (const std::string& bytes : sound) target(bytes);
     for (int i = chosen_rounds(rounds); i > 0; --i) {
@@ -59,7 +81,7 @@ std::string sound_superblock() {
 TEST(FuzzParsers, Superblock) {
     const std::string sound = sound_superblock();
     ASSERT_TRUE(blobstore::decode_superblock(std::as_bytes(std::span(sound)), 1ull << 28, 0));
-    run(fuzz_superblock, {sound}, 4000, true);
+    run({"superblock", {}}, fuzz_superblock, {sound}, 4000, true);
 }
 
 std::string sound_page(std::uint32_t level) {
@@ -81,7 +103,9 @@ std::string sound_page(std::uint32_t level) {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-TEST(FuzzParsers, TreePage) { run(fuzz_page, {sound_page(0), sound_page(1)}, 20'000, true); }
+TEST(FuzzParsers, TreePage) {
+    run({"page", {}}, fuzz_page, {sound_page(0), sound_page(1)}, 20'000, true);
+}
 
 TEST(FuzzParsers, LogRecord) {
     blobstore::LogRecord record;
@@ -95,12 +119,12 @@ TEST(FuzzParsers, LogRecord) {
         record.next_blob_id(BlobId{12});
         sound += record.finish();
     }
-    run(fuzz_log, {sound}, 20'000, false);
+    run({"log", {}}, fuzz_log, {sound}, 20'000, false);
 }
 
 TEST(FuzzParsers, Extent) {
     const blobstore::ExtentValue extent{.block = 4096, .blocks = 8, .flags = 2};
-    run(fuzz_extent,
+    run({"values", std::string("\0", 1)}, fuzz_extent,
         {std::string(Key(BlobId{3}, KeyKind::kExtent, 64).view()) +
          std::string(blobstore::bytes_of(extent))},
         20'000, false);
@@ -119,7 +143,9 @@ std::vector<std::string> sound_inodes() {
     return sound;
 }
 
-TEST(FuzzParsers, Inode) { run(fuzz_inode, sound_inodes(), 20'000, false); }
+TEST(FuzzParsers, Inode) {
+    run({"values", std::string("\1", 1)}, fuzz_inode, sound_inodes(), 20'000, false);
+}
 
 std::string sound_entry(std::uint64_t inode, std::uint32_t type, const std::string& name) {
     const fs::EntryHead head{.inode = inode,
@@ -131,7 +157,7 @@ std::string sound_entry(std::uint64_t inode, std::uint32_t type, const std::stri
 }
 
 TEST(FuzzParsers, DirectoryEntry) {
-    run(fuzz_entry,
+    run({"values", std::string("\2", 1)}, fuzz_entry,
         {fs::big_endian_key(fs::first_key_of("name")) + sound_entry(7, S_IFREG, "name")}, 20'000,
         false);
 }
@@ -142,7 +168,7 @@ TEST(FuzzParsers, AccessControlList) {
                               {.tag = fs::AclTag::kGroupObj, .permissions = 4, .id = 0},
                               {.tag = fs::AclTag::kMask, .permissions = 4, .id = 0},
                               {.tag = fs::AclTag::kOther, .permissions = 0, .id = 0}};
-    run(fuzz_acl, {encode_acl(acl)}, 20'000, false);
+    run({"values", std::string("\3", 1)}, fuzz_acl, {encode_acl(acl)}, 20'000, false);
 }
 
 TEST(FuzzParsers, KeysOfAStore) {
@@ -183,7 +209,7 @@ TEST(FuzzParsers, KeysOfAStore) {
     file.nlink = 0;
     file.flags = 0;
     attributes(9, encode_inode(file, {}), 0);
-    run(fuzz_keys, {stream}, 20'000, false);
+    run({"keys", {}}, fuzz_keys, {stream}, 20'000, false);
 }
 
 }  // namespace

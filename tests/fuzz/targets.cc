@@ -161,6 +161,12 @@ void fuzz_acl(std::string_view bytes) {
     CHECK(fs::valid_mode(mode | S_IFREG));
 }
 
+void fuzz_values(std::string_view bytes) {
+    if (bytes.empty()) return;
+    constexpr std::array<Target, 4> kOfValues = {fuzz_extent, fuzz_inode, fuzz_entry, fuzz_acl};
+    kOfValues[static_cast<std::uint8_t>(bytes[0]) % kOfValues.size()](bytes.substr(1));
+}
+
 void fuzz_keys(std::string_view bytes) {
     // A tree's keys are ascending and each there once, whatever they are.
     std::map<std::string, std::string> entries;
