@@ -214,9 +214,9 @@ TEST_F(RepairTest, BlocksThatAreInUseAreMarkedSo) {
 
 // A mount refuses such a log.
 TEST_F(RepairTest, BlocksThatTheLogFreesAreInUse) {
+    const std::uint64_t last = superblock().block_count - 1;
     change(
         [&](Suspend&, Blobstore&, Transaction& transaction) {
-            const std::uint64_t last = kBytes / blobstore::kBlockBytes - 1;
             transaction.state().frees.push_back({blobstore::BlockIndex{last}, 1});
         },
         true);
