@@ -125,8 +125,14 @@ TEST_F(RebuildTest, WithoutRoomForASecondTreeNothingIsChangedUntilTheDeviceIsLar
         const InodeNumber filler = make_file(suspend, filesystem, fs::kRootInode, "filler", "");
         const auto buffer = must(driver::DmaBuffer::allocate(std::size_t{1} << 20));
         std::memset(buffer.data(), 1, buffer.size());
-        for (std::uint64_t at = 0; at < kBytes; at += buffer.size()) {
-            if (!filesystem.write(suspend, filler, at, buffer.span(), {.whole = true})) break;
+        // Until nothing fits although all that was freed is free.
+        std::uint64_t at = 0;
+        for (std::size_t bytes = buffer.size(); bytes >= 4096; bytes /= 4) {
+            must(filesystem.sync(suspend));
+            while (filesystem.write(suspend, filler, at, buffer.span().first(bytes),
+                                    {.whole = true})) {
+                at += bytes;
+            }
         }
     });
     flip(tree_pages().front().block * 4096 + 1000);
