@@ -38,13 +38,10 @@ void Blobstore::State::want_checkpoint() {
 // Every commit interval: what was changed becomes durable, and now and then a checkpoint is made.
 void Blobstore::State::tick(Suspend& suspend) {
     if (read_only) return;
-    const Sequence last = log.last_appended();
-    if (value(log.last_durable()) < value(last)) {
-        const Result<void> committed = log.commit(suspend, last);
-        if (!committed) return fail_store(committed.error());
+    if (const Result<void> settled = log.settle(suspend); !settled) {
+        return fail_store(settled.error());
     }
-    const Result<void> flushed = log.flush_data(suspend);
-    if (!flushed) return fail_store(flushed.error());
+    if (!make_durable(suspend)) return;
     const std::uint64_t age = suspend.reactor().now_us() - last_checkpoint_us;
     const bool dirty = tree.dirty_pages() != 0 || space.pending_runs() != 0;
     if (dirty && age > std::uint64_t{options.checkpoint_interval_ms} * 1000) {

@@ -37,7 +37,16 @@ Result<void> read_blocks(Suspend& suspend, Blobstore::State& store, BlobId blob,
         at = part.end();
     }
     zero(range.end);
-    return batch.wait(suspend);
+    TRY(batch.wait(suspend));
+    if (store.replayed_data.empty()) return {};
+    for (const Extent& extent : extents) {
+        const Extent part = extent.clip(range.first, range.end);
+        if (!part.written()) continue;
+        store.replayed_data.patch(part.device * kBlockBytes,
+                                  into.subspan((part.first - range.first) * kBlockBytes,
+                                               part.blocks * kBlockBytes));
+    }
+    return {};
 }
 
 }  // namespace

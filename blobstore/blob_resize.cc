@@ -85,7 +85,9 @@ Result<void> cut_cluster(Suspend& suspend, Blobstore::State& store, BlobId blob,
     const std::size_t keep = size - first * kBlockBytes;
     std::memset(bytes.data() + keep, 0, bytes.size() - keep);
     TRY(store.device.write(suspend, target.device * kBlockBytes, bytes));
-    store.log.note_data_written();
+    WrittenData written(store.log.copy_limit());
+    written.add(target.device * kBlockBytes, bytes);
+    transaction.data.push_back(store.log.note_data_written(std::move(written), false));
     replacement.push_back(target);
     transaction.reservations.push_back(std::move(reservation));
     return {};

@@ -24,6 +24,7 @@ class DataWriter {
           end_(offset + from.size()),
           from_(from),
           blob_size_(blob_size),
+          written_(store.log.copy_limit()),
           batch_(store.device) {
         const std::uint64_t cluster = store.cluster_blocks();
         range_.first = round_down(offset_ / kBlockBytes, cluster);
@@ -54,6 +55,10 @@ class DataWriter {
         return segment.target.device * kBlockBytes +
                (blob_byte - segment.target.first * kBlockBytes);
     }
+    void start_write(std::uint64_t address, ConstDmaSpan bytes) {
+        written_.add(address, bytes);
+        batch_.write(address, bytes);
+    }
     Result<void> acquire_bounce(Suspend& suspend) {
         if (!bounce_) bounce_.emplace(store_.bounce->acquire(suspend));
         return {};
@@ -69,6 +74,7 @@ class DataWriter {
     std::vector<Segment> segments_;
     std::vector<SpaceAllocator::Reservation> reservations_;
     std::optional<driver::DmaPool::Buffer> bounce_;
+    WrittenData written_;
     Device::Batch batch_;
 };
 
@@ -148,7 +154,7 @@ Result<void> DataWriter::write_edge(Suspend& suspend, const Segment& segment, st
         std::memset(bytes.data() + (behind - from), 0, to - behind);
     }
     copy_in(from, to, bytes);
-    batch_.write(device_byte(segment, from), bytes);
+    start_write(device_byte(segment, from), bytes);
     return {};
 }
 
@@ -158,7 +164,7 @@ Result<void> DataWriter::write_direct(Suspend& suspend, const Segment& segment, 
     if (from >= to) return {};
     const std::byte* source = from_.data() + (from - offset_);
     if (reinterpret_cast<std::uintptr_t>(source) % kMemoryAlignment == 0) {
-        batch_.write(device_byte(segment, from), ConstDmaSpan(source, to - from));
+        start_write(device_byte(segment, from), ConstDmaSpan(source, to - from));
         return {};
     }
     TRY(acquire_bounce(suspend));
@@ -166,8 +172,8 @@ Result<void> DataWriter::write_direct(Suspend& suspend, const Segment& segment, 
     while (from < to) {
         const std::uint64_t length = std::min<std::uint64_t>(bounce_->span().size(), to - from);
         copy_in(from, from + length, bounce_->span());
-        TRY(store_.device.write(suspend, device_byte(segment, from),
-                                bounce_->span().first(length)));
+        start_write(device_byte(segment, from), bounce_->span().first(length));
+        TRY(batch_.wait(suspend));
         from += length;
     }
     return {};
@@ -211,14 +217,16 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
         if (!status) break;
     }
     const Result<void> finished = batch_.wait(suspend);
-    store_.log.note_data_written();
+    if (!status || !finished) written_.drop_copies();
+    const bool remapped = std::any_of(segments_.begin(), segments_.end(),
+                                      [](const Segment& segment) { return segment.remapped; });
+    const auto note = store_.log.note_data_written(std::move(written_), !remapped);
     bounce_.reset();  // before the mapping is waited for: its holder may wait for a buffer
     TRY(status);
     TRY(finished);
 
-    const bool remapped = std::any_of(segments_.begin(), segments_.end(),
-                                      [](const Segment& segment) { return segment.remapped; });
     if (remapped) {
+        transaction.data.push_back(note);
         if (!lock.holds_mapping()) lock.lock_mapping(suspend);
         const BlockRange around{.first = range_.first == 0 ? 0 : range_.first - 1,
                                 .end = range_.end + 1};

@@ -154,7 +154,8 @@ Blobstore::State::State(Device& dev, const OpenOptions& opts, const Superblock& 
           WriteAheadLog::Geometry{.uuid = sb.uuid, .start = sb.log_start, .blocks = sb.log_blocks},
           WriteAheadLog::LeftOut{
               .data_before_log = opts.broken_rule == OrderRule::kDataBeforeLog,
-              .log_before_answer = opts.broken_rule == OrderRule::kLogBeforeAnswer}),
+              .log_before_answer = opts.broken_rule == OrderRule::kLogBeforeAnswer,
+              .settle_before_answer = opts.broken_rule == OrderRule::kSettleBeforeAnswer}),
       bounce(std::move(bounce_pool)),
       zeroes(std::move(zero_cluster)),
       read_only(opts.read_only) {}

@@ -64,13 +64,15 @@ struct StoreInfo {
     bool clean = false;
 };
 
-// The rules of the order of writes, in the order of the design's section 5.
+// The rules of the order of writes, in the order of the design's section 5; and what the data in the
+// log asks for (README.md).
 enum class OrderRule : std::uint8_t {
     kDataBeforeLog,       // data is durable before the log record that maps it
     kLogBeforeAnswer,     // the record is durable before anyone is told so
     kDurableBeforeReuse,  // what a transaction frees waits until that is durable
     kNeverInPlace,        // what the durable root reaches is not overwritten
     kDeleteWhenFull,      // a reserve is kept for deleting
+    kSettleBeforeAnswer,  // what is synced is not undone by older data in the log
 };
 
 struct OpenOptions {

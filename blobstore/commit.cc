@@ -144,7 +144,9 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     }
     if (created) record.next_blob_id(BlobId{next_blob_id});
     const Sequence sequence = log.append(record.finish());
+    for (const UnflushedData::Note note : transaction.data) log.make_loggable(note);
     ++counters.transactions;
+    transaction.data.clear();
     transaction.attributes.clear();
     transaction.changes.clear();
     transaction.reservations.clear();
@@ -169,11 +171,21 @@ Result<void> Blobstore::sync(Suspend& suspend) {
     State& store = *state_;
     if (store.failure) return fail(*store.failure);
     if (store.read_only) return {};
-    const Sequence last = store.log.last_appended();
+    return store.make_durable(suspend);
+}
+
+Result<void> Blobstore::State::make_durable(Suspend& suspend) {
+    const Sequence last = log.last_appended();
     Result<void> status;
-    if (value(store.log.last_durable()) < value(last)) status = store.log.commit(suspend, last);
-    if (status) status = store.log.flush_data(suspend);
-    if (!status) store.fail_store(status.error());
+    if (value(log.last_durable()) < value(last)) status = log.commit(suspend, last);
+    if (status) status = log.flush_data(suspend);
+    while (status && log.must_settle()) {
+        LogRecord nothing;
+        const std::string_view record = nothing.finish();
+        status = log.has_room(record.size()) ? log.commit(suspend, log.append(record))
+                                             : checkpoint(suspend, SuperblockState::kInUse);
+    }
+    if (!status) fail_store(status.error());
     return status;
 }
 

@@ -145,7 +145,8 @@ static_assert(sizeof(MapEntry) == 32);
 // The head of a batch of transactions in the log; starts on a block boundary.
 struct LogBatchHeader {
     std::uint32_t magic;
-    std::uint32_t blocks;    // of the whole batch, header included
+    std::uint16_t blocks;        // of the whole batch, header included
+    std::uint16_t data_batches;  // so many before this one hold data that still counts
     std::uint64_t checksum;  // XXH3-64 of header (this field zero) and payload
     std::array<std::uint8_t, 16> uuid;
     std::uint64_t epoch;
@@ -168,7 +169,7 @@ enum class LogOperationType : std::uint8_t {
     kAllocate = 3,      // a run of blocks becomes file data: LogRun
     kFree = 4,          // a run of blocks is file data no more: LogRun
     kNextBlobId = 5,    // the value, 8 bytes: ids below it are taken
-    kData = 6,          // LogRun, then its bytes: small overwrite carried by the log (reserved)
+    kData = 6,          // the value, a LogData and bytes: what is there on the device
     kDataChecksum = 7,  // LogDataChecksum: the batch counts only if the data matches (reserved)
 };
 
@@ -185,6 +186,16 @@ struct LogRun {
     std::uint64_t blocks;
 };
 static_assert(sizeof(LogRun) == 16);
+
+// Followed by the bytes.
+struct LogData {
+    std::uint64_t address;  // byte on the device
+};
+static_assert(sizeof(LogData) == 8);
+inline constexpr std::uint32_t kLogDataUnit = 512;  // of the address and the number of bytes
+inline constexpr std::uint32_t kMaxLogDataBytes = 8192;
+// Data in the log that counts at a time.
+inline constexpr std::uint64_t kMaxLoggedDataBytes = 1u << 20;
 
 // Value of a key of kind kExtent; its key's last 8 bytes are the first block within the file.
 struct ExtentValue {

@@ -110,12 +110,17 @@ Result<WriteAheadLog::End> LogReader::replay(Suspend& suspend, const LogPosition
             const Sequence number{value(end.last_transaction) + 1};
             TRY_ASSIGN(const std::size_t bytes,
                        parse_transaction(rest, [&](const LogOperation& operation) {
-                           return visit(suspend, number, operation);
+                           LogOperation of_batch = operation;
+                           of_batch.batch = end.position.batch;
+                           return visit(suspend, number, of_batch);
                        }));
             rest.remove_prefix(bytes);
             end.last_transaction = number;
         }
         ++end.batches;
+        end.data_from =
+            end.position.batch - std::min<std::uint64_t>(found->header.data_batches,
+                                                         end.position.batch);
         end.position = {.block = (found->block + found->header.blocks) % geometry_.blocks,
                         .batch = end.position.batch + 1};
     }

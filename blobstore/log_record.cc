@@ -71,7 +71,19 @@ Result<LogOperation> interpret(const RawOperation& raw) {
             operation.next_blob_id = BlobId{load<std::uint64_t>(raw.value)};
             operation.value = {};
             return operation;
-        case LogOperationType::kData:
+        case LogOperationType::kData: {
+            if (!raw.key.empty() || raw.value.size() <= sizeof(LogData)) {
+                return damaged("replaying the log: data of the wrong size");
+            }
+            operation.address = load<LogData>(raw.value).address;
+            operation.value = raw.value.substr(sizeof(LogData));
+            if (operation.address % kLogDataUnit != 0 || operation.address >= kMaxDeviceBytes ||
+                operation.value.size() % kLogDataUnit != 0 ||
+                operation.value.size() > kMaxLogDataBytes) {
+                return damaged("replaying the log: data where none can be");
+            }
+            return operation;
+        }
         case LogOperationType::kDataChecksum:
             break;
     }
@@ -119,6 +131,17 @@ void LogRecord::free(const Run& run) {
 
 void LogRecord::next_blob_id(BlobId next) {
     append(LogOperationType::kNextBlobId, {}, bytes_of(next));
+}
+
+void LogRecord::data(std::uint64_t address, std::string_view bytes) {
+    CHECK(address % kLogDataUnit == 0 && bytes.size() % kLogDataUnit == 0);
+    while (!bytes.empty()) {
+        const std::string_view piece = bytes.substr(0, kMaxLogDataBytes);
+        append(LogOperationType::kData, {},
+               std::string(bytes_of(LogData{.address = address})).append(piece));
+        address += piece.size();
+        bytes.remove_prefix(piece.size());
+    }
 }
 
 std::string_view LogRecord::finish() {

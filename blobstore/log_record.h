@@ -27,6 +27,8 @@ class LogRecord {
     void allocate(const Run& run);
     void free(const Run& run);
     void next_blob_id(BlobId next);
+    // Bytes that are at that byte of the device; both in units of kLogDataUnit. Any length.
+    void data(std::uint64_t address, std::string_view bytes);
     [[nodiscard]] bool empty() const { return operations_ == 0; }
     // What finish() will return at least; the padding of at most 7 bytes comes on top.
     [[nodiscard]] std::size_t bytes() const { return bytes_.size(); }
@@ -48,6 +50,8 @@ struct LogOperation {
     ValueView value;  // kPut
     Run run;          // kAllocate, kFree
     BlobId next_blob_id{};
+    std::uint64_t address = 0;  // kData: byte on the device; `value` has the bytes
+    std::uint64_t batch = 0;    // that it was read from
 };
 
 // Takes the first transaction off the bytes and calls visit for each operation; views point into

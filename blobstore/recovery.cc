@@ -37,6 +37,7 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
                               return space.replay_allocate(s, operation.run);
                           }));
     // Second pass: everything else.
+    ReplayedData data;
     const auto apply = [&](Suspend& s, Sequence, const LogOperation& operation) -> Result<void> {
         switch (operation.type) {
             case LogOperationType::kPut:
@@ -70,6 +71,9 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
                 return {};
             case LogOperationType::kAllocate:
                 return {};
+            case LogOperationType::kData:
+                if (operation.batch < end.data_from) return {};
+                return data.add(s, device, superblock, operation);
             default:
                 return fail(Errc::kCorrupt, "replaying the log");
         }
@@ -82,7 +86,12 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
         spdlog::info("{}: was not unmounted cleanly; {} batches of the log replayed",
                      device.properties().name, end.batches);
     }
-    if (read_only) return {};
+    if (read_only) {
+        replayed_data = std::move(data);
+        return {};
+    }
+    // Before anything else is written, and again if this is cut off.
+    TRY(data.write(suspend, device, [](std::uint64_t) { return true; }));
 
     // A new epoch, made durable before anything is written to the log: records of the old one that
     // lie beyond the tail can never be taken for new ones. Its ring starts where the old one ended.

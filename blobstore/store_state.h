@@ -15,6 +15,7 @@
 #include "blobstore/extent_map.h"
 #include "blobstore/page_cache.h"
 #include "blobstore/page_io.h"
+#include "blobstore/replayed_data.h"
 #include "blobstore/space_allocator.h"
 #include "blobstore/superblock.h"
 #include "blobstore/transaction_state.h"
@@ -57,6 +58,7 @@ struct Blobstore::State {
     // Truncations whose rest could not be freed, by blob; the tree has a kTruncation record of
     // each.
     absl::flat_hash_map<std::uint64_t, std::uint64_t> unfinished_truncations;  // size
+    ReplayedData replayed_data;  // of a store that is only read: instead of what the device has
     bool read_only = false;
     std::optional<Error> failure;  // why the store refuses changes
     bool shut_down = false;
@@ -127,6 +129,8 @@ struct Blobstore::State {
     [[nodiscard]] bool must_wait_for_checkpoint(std::size_t record_bytes) const;
     [[nodiscard]] std::size_t dirty_page_limit() const;
     void fail_store(const Error& error);
+    // Makes all that was committed, and all data, durable. An error fails the store. Suspends.
+    Result<void> make_durable(Suspend& suspend);
 
     // Recovery (recovery.cc). -------------------------------------------------------------------
     Result<void> recover(Suspend& suspend);

@@ -10,6 +10,7 @@
 #include "blobstore/key.h"
 #include "blobstore/space_allocator.h"
 #include "blobstore/transaction.h"
+#include "blobstore/unflushed_data.h"
 
 namespace blobfs::blobstore {
 
@@ -47,6 +48,7 @@ struct Transaction::State {
     std::vector<SpaceAllocator::Reservation> reservations;
     std::vector<Run> frees;
     std::vector<BlobLock> locks;
+    std::vector<UnflushedData::Note> data;  // that was written to the reservations
 
     // A truncation that one transaction cannot do whole: the rest follows before the locks are
     // released.
@@ -76,6 +78,7 @@ struct Transaction::State {
         reservations.clear();
         frees.clear();
         remainder.reset();
+        data.clear();
         locks.clear();
     }
 };

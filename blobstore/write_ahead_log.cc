@@ -23,6 +23,11 @@ using driver::WriteFlags;
 namespace {
 
 constexpr std::uint64_t kMinRingBlocks = 16;
+constexpr std::size_t kMaxLoggedPieces = 256;
+// Of a piece of data in the log, and of the transaction that they are in.
+constexpr std::size_t kDataOperationBytes =
+    sizeof(LogOperationHeader) + sizeof(LogData) + sizeof(LogTransactionHeader);
+constexpr std::uint64_t kMaxDataBatches = 0xffff;
 
 constexpr std::uint64_t batch_blocks(std::size_t payload_bytes) {
     return round_up(sizeof(LogBatchHeader) + payload_bytes, kBlockBytes) / kBlockBytes;
@@ -33,10 +38,11 @@ struct Batch {
     std::string payload;
     Sequence first_transaction{};
     std::uint32_t transactions = 0;
-    std::uint64_t data_noted = 0;  // data that must be durable before it is written
+    UnflushedData::Note data_noted = 0;  // must be durable before it is written, or be in it
     bool sealed = false;
     std::uint64_t place = 0;   // sealed: where it starts, counted on without wrapping
     std::uint64_t number = 0;  // sealed
+    std::uint64_t data_from = 0;  // being written: number of the first batch whose data counts
 
     [[nodiscard]] Sequence last_transaction() const {
         return Sequence{value(first_transaction) + transactions - 1};
@@ -44,6 +50,12 @@ struct Batch {
 };
 
 }  // namespace
+
+// Data that a replay puts in its place, as far as is known now.
+struct LoggedData {
+    ByteRange range;
+    std::uint64_t batch = 0;
+};
 
 // Places in the ring are counted on and on: place p is ring block p % ring. The blocks between the
 // last place that fits and the ring's end, which no batch may cross, count as used until trimmed.
@@ -83,10 +95,16 @@ struct WriteAheadLog::State {
         if (!error) error = e;
     }
 
+    void add_data(Batch& batch);
+    // The first batch before (and with) that one whose data counts, by what is flushed.
+    [[nodiscard]] std::uint64_t data_from(std::uint64_t batch) const;
+    void forget_logged_before(std::uint64_t batch);
+    [[nodiscard]] bool overwrites_logged(const ByteRange& range) const;
     void fill_buffer(const Batch& batch);
-    Result<void> write_batch(Suspend& suspend, const Batch& batch);
+    Result<void> write_batch(Suspend& suspend, Batch& batch);
     void write_first(Suspend& suspend);
-    Result<void> make_data_durable(Suspend& suspend, std::uint64_t target);
+    Result<void> make_data_durable(Suspend& suspend, UnflushedData::Note target);
+    Result<void> flush(Suspend& suspend);
 
     Device& device;
     const Geometry geometry;
@@ -104,8 +122,12 @@ struct WriteAheadLog::State {
 
     bool writing = false;  // a batch taken off the queue, by one of the fibers in commit()
     WaitQueue batch_written;
-    std::uint64_t data_noted = 0;    // counts note_data_written()
-    std::uint64_t data_durable = 0;  // the count up to which a flush has made it durable
+    UnflushedData data;
+    std::deque<LoggedData> logged;   // by batch: what a replay would put in its place
+    std::uint64_t logged_bytes = 0;  // of it
+    std::uint64_t settled = 0;       // the data of batches before this one is in its place
+    std::uint64_t to_settle = 0;     // and that of those before this one may have been overwritten
+    UnflushedData::Note data_at_mark = 0;
     bool flushing = false;
     WaitQueue flushed;
     std::optional<Error> error;
@@ -149,7 +171,7 @@ Sequence WriteAheadLog::append(std::string_view record) {
     }
     batch->payload.append(record);
     ++batch->transactions;
-    batch->data_noted = s.data_noted;
+    batch->data_noted = s.data.noted();
     CHECK(used_blocks() <= s.geometry.blocks);
     return s.appended;
 }
@@ -190,11 +212,15 @@ Result<void> WriteAheadLog::commit(Suspend& suspend, Sequence transaction) {
 void WriteAheadLog::State::write_first(Suspend& suspend) {
     CHECK(!queue.empty());
     writing = true;
-    if (!queue.front().sealed) seal(queue.front());
-    const Batch batch = std::move(queue.front());
+    if (!queue.front().sealed) {
+        add_data(queue.front());
+        seal(queue.front());
+    }
+    Batch batch = std::move(queue.front());
     queue.pop_front();
     if (auto result = write_batch(suspend, batch); result) {
         durable = std::max(durable, batch.last_transaction());
+        forget_logged_before(batch.data_from);
     } else {
         set_error(result.error());
     }
@@ -202,11 +228,58 @@ void WriteAheadLog::State::write_first(Suspend& suspend) {
     batch_written.wake_all();
 }
 
+// Puts the data that would have to be flushed first into the batch, which is about to be sealed, if
+// it is little and there is room.
+void WriteAheadLog::State::add_data(Batch& batch) {
+    if (!device.properties().volatile_write_cache || left_out.data_before_log) return;
+    if (data.safe() >= batch.data_noted || logged.size() >= kMaxLoggedPieces) return;
+    const UnflushedData::Takeable what = data.takeable(batch.data_noted);
+    if (what.end == 0 || logged_bytes + what.bytes > kMaxLoggedDataBytes) return;
+    const std::size_t most =
+        what.bytes + (what.copies + what.bytes / kMaxLogDataBytes + 1) * kDataOperationBytes;
+    if (batch.payload.size() + most > max_payload()) return;
+    const std::uint64_t blocks = batch_blocks(batch.payload.size() + most);
+    if (place_for(blocks) + blocks - tail > geometry.blocks) return;
+    LogRecord record;
+    for (const DataCopy& copy : data.take(what)) {
+        record.data(copy.address, copy.bytes);
+        logged.push_back({.range = {.first = copy.address,
+                                    .end = copy.address + copy.bytes.size()},
+                          .batch = next_number});
+        logged_bytes += copy.bytes.size();
+    }
+    const std::string_view bytes = record.finish();
+    CHECK(bytes.size() <= most);
+    batch.payload.append(bytes);
+    ++batch.transactions;
+    appended = Sequence{value(appended) + 1};
+}
+
+std::uint64_t WriteAheadLog::State::data_from(std::uint64_t batch) const {
+    for (const LoggedData& piece : logged) {
+        if (piece.batch >= settled) return std::min(piece.batch, batch);
+    }
+    return batch;
+}
+
+void WriteAheadLog::State::forget_logged_before(std::uint64_t batch) {
+    while (!logged.empty() && logged.front().batch < batch) {
+        logged_bytes -= logged.front().range.end - logged.front().range.first;
+        logged.pop_front();
+    }
+}
+
+bool WriteAheadLog::State::overwrites_logged(const ByteRange& range) const {
+    return std::ranges::any_of(
+        logged, [&](const LoggedData& piece) { return piece.range.overlaps(range); });
+}
+
 void WriteAheadLog::State::fill_buffer(const Batch& batch) {
     const std::size_t used = sizeof(LogBatchHeader) + batch.payload.size();
     const std::uint64_t blocks = batch_blocks(batch.payload.size());
     LogBatchHeader header{.magic = kLogMagic,
-                          .blocks = static_cast<std::uint32_t>(blocks),
+                          .blocks = static_cast<std::uint16_t>(blocks),
+                          .data_batches = static_cast<std::uint16_t>(batch.number - batch.data_from),
                           .checksum = 0,
                           .uuid = geometry.uuid,
                           .epoch = epoch,
@@ -221,11 +294,13 @@ void WriteAheadLog::State::fill_buffer(const Batch& batch) {
     std::memcpy(buffer.data(), &header, sizeof(header));
 }
 
-Result<void> WriteAheadLog::State::write_batch(Suspend& suspend, const Batch& batch) {
+Result<void> WriteAheadLog::State::write_batch(Suspend& suspend, Batch& batch) {
     // A mapping must not be durable before the data that it maps: the data goes first.
     if (!left_out.data_before_log) {
         TRY(make_data_durable(suspend, batch.data_noted));
+        if (batch.number - data_from(batch.number) > kMaxDataBatches) TRY(flush(suspend));
     }
+    batch.data_from = data_from(batch.number);
     fill_buffer(batch);
     const ConstDmaSpan bytes(buffer.data(), batch_blocks(batch.payload.size()) * kBlockBytes);
     const std::uint64_t offset =
@@ -239,39 +314,72 @@ Result<void> WriteAheadLog::State::write_batch(Suspend& suspend, const Batch& ba
     }
     // FUA on each of several commands would wait for the medium several times.
     TRY(device.write(suspend, offset, bytes));
-    const std::uint64_t covered = data_noted;
-    TRY(device.flush(suspend));
-    data_durable = std::max(data_durable, covered);
-    return {};
+    return flush(suspend);
 }
 
-Result<void> WriteAheadLog::State::make_data_durable(Suspend& suspend, std::uint64_t target) {
-    if (!device.properties().volatile_write_cache) data_durable = std::max(data_durable, target);
-    while (data_durable < target) {
+// One flush of what was noted and logged before it began.
+Result<void> WriteAheadLog::State::flush(Suspend& suspend) {
+    while (flushing) flushed.wait(suspend);
+    if (error) return fail(*error);
+    flushing = true;
+    const UnflushedData::Note covered = data.noted();
+    const std::uint64_t batches = next_number;
+    const Result<void> result = device.flush(suspend);
+    flushing = false;
+    if (result) {
+        const bool over_logged = data.flushed(covered);
+        if (!left_out.settle_before_answer) {
+            settled = std::max(settled, batches);
+            if (over_logged) to_settle = settled;
+        }
+    } else {
+        set_error(result.error());
+    }
+    flushed.wake_all();
+    return result;
+}
+
+Result<void> WriteAheadLog::State::make_data_durable(Suspend& suspend, UnflushedData::Note target) {
+    if (!device.properties().volatile_write_cache) data.flushed(data.noted());
+    while (data.safe() < target) {
         if (error) return fail(*error);
-        if (flushing) {  // it may have begun before our data was written: look again when it is
-                         // over
+        // One that is under way may have begun before our data was written: look again when it is
+        // over.
+        if (flushing) {
             flushed.wait(suspend);
-            continue;
-        }
-        flushing = true;
-        const std::uint64_t covered = data_noted;
-        auto result = device.flush(suspend);
-        flushing = false;
-        if (result) {
-            data_durable = std::max(data_durable, covered);
         } else {
-            set_error(result.error());
+            TRY(flush(suspend));
         }
-        flushed.wake_all();
     }
     return {};
 }
 
-void WriteAheadLog::note_data_written() { ++state_->data_noted; }
+UnflushedData::Note WriteAheadLog::note_data_written(WrittenData written, bool loggable) {
+    State& s = *state_;
+    const bool over_logged = std::ranges::any_of(
+        written.ranges(), [&](const ByteRange& range) { return s.overwrites_logged(range); });
+    return s.data.note(std::move(written), loggable, over_logged);
+}
+
+void WriteAheadLog::make_loggable(UnflushedData::Note note) { state_->data.make_loggable(note); }
+
+std::size_t WriteAheadLog::copy_limit() const {
+    return state_->device.properties().volatile_write_cache ? state_->data.copy_limit() : 0;
+}
 
 Result<void> WriteAheadLog::flush_data(Suspend& suspend) {
-    return state_->make_data_durable(suspend, state_->data_noted);
+    return state_->make_data_durable(suspend, state_->data.noted());
+}
+
+bool WriteAheadLog::must_settle() const {
+    const State& s = *state_;
+    return !s.logged.empty() && s.logged.front().batch < s.to_settle;
+}
+
+Result<void> WriteAheadLog::settle(Suspend& suspend) {
+    State& s = *state_;
+    if (s.logged.empty() || s.logged.back().batch < s.settled) return {};
+    return s.flush(suspend);
 }
 
 Sequence WriteAheadLog::last_appended() const { return state_->appended; }
@@ -292,6 +400,7 @@ Result<void> WriteAheadLog::status() const {
 LogPosition WriteAheadLog::mark() {
     State& s = *state_;
     if (Batch* batch = s.filling()) s.seal(*batch);
+    s.data_at_mark = s.data.noted();
     return {.block = s.head % s.geometry.blocks, .batch = s.next_number};
 }
 
@@ -310,6 +419,8 @@ void WriteAheadLog::trim(const LogPosition& mark) {
         s.durable = std::max(s.durable, s.queue.front().last_transaction());
         s.queue.pop_front();
     }
+    s.data.flushed(s.data_at_mark);
+    s.forget_logged_before(mark.batch);
     s.batch_written.wake_all();
 }
 

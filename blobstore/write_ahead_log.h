@@ -19,6 +19,7 @@
 
 #include "blobstore/format.h"
 #include "blobstore/log_record.h"
+#include "blobstore/unflushed_data.h"
 #include "driver/device.h"
 
 namespace blobfs::blobstore {
@@ -42,6 +43,7 @@ class WriteAheadLog {
     struct LeftOut {
         bool data_before_log = false;    // data is not made durable before the batch that maps it
         bool log_before_answer = false;  // nor the batch before it counts as durable
+        bool settle_before_answer = false;  // data in the log goes on counting after a flush
     };
     // The device must outlive the log.
     WriteAheadLog(driver::Device& device, const Geometry& geometry)
@@ -68,15 +70,24 @@ class WriteAheadLog {
     // Writes queued records in batches, one batch in flight at a time, until the given transaction
     // is durable; fibers that come meanwhile share the next batch (group commit). Before a batch is
     // written, data noted before its records were appended is made durable (a flush when the device
-    // has a volatile cache). After an error on the device every call fails with that error whose
+    // has a volatile cache), or it goes into the batch. After an error on the device every call fails with that error whose
     // transaction is not durable already. Suspends.
     Result<void> commit(driver::Suspend& suspend, Sequence transaction);
-    // File data was written, to new blocks or in place (the write has completed): it is flushed
-    // before the records appended from now on are written.
-    void note_data_written();
+    // File data was written, to new blocks or in place (the writes have completed): it is durable,
+    // or in the same batch, before the records appended from now on are. loggable: the blocks are a
+    // blob's own; else make_loggable() says so when the transaction is appended.
+    UnflushedData::Note note_data_written(WrittenData written, bool loggable);
+    void make_loggable(UnflushedData::Note note);
+    // Copies of so many bytes are of use to note_data_written(); often 0.
+    [[nodiscard]] std::size_t copy_limit() const;
     // Makes all data noted so far durable, with or without records. A failed flush is an error for
     // good, as in commit(). Suspends.
     Result<void> flush_data(driver::Suspend& suspend);
+    // Data that is durable in its place was overwritten by a replay after a crash: until another
+    // batch is durable. Whoever promises something about that data appends one and commits it.
+    [[nodiscard]] bool must_settle() const;
+    // Flushes if the log holds data that still counts, so that the next batch need not count it.
+    Result<void> settle(driver::Suspend& suspend);
 
     [[nodiscard]] Sequence last_appended() const;
     [[nodiscard]] Sequence last_durable() const;
@@ -108,6 +119,7 @@ class WriteAheadLog {
         LogPosition position;
         Sequence last_transaction{};
         std::uint64_t batches = 0;
+        std::uint64_t data_from = 0;  // number of the first batch whose data counts
     };
     using Visit = absl::FunctionRef<Result<void>(driver::Suspend&, Sequence, const LogOperation&)>;
     Result<End> replay(driver::Suspend& suspend, std::uint64_t epoch, const LogPosition& from,

@@ -64,19 +64,32 @@ Result<LogOverlay> read_log(Suspend& suspend, driver::Device& device, const Supe
                             Findings& findings) {
     LogOverlay overlay;
     const char* fault = nullptr;
+    bool has_data = false;
     blobstore::LogReader reader(
         device,
         {.uuid = superblock.uuid, .start = superblock.log_start, .blocks = superblock.log_blocks},
         superblock.epoch);
-    const auto end =
-        reader.replay(suspend, {.block = superblock.log_position, .batch = superblock.log_batch},
-                      Sequence{superblock.transaction},
-                      [&](Suspend&, Sequence, const LogOperation& operation) -> Result<void> {
-                          fault = fault_of(superblock, operation);
-                          if (fault != nullptr) return fail(Errc::kCorrupt, fault);
-                          apply(operation, overlay);
-                          return {};
-                      });
+    const blobstore::LogPosition from{.block = superblock.log_position,
+                                      .batch = superblock.log_batch};
+    auto end = reader.replay(suspend, from, Sequence{superblock.transaction},
+                             [&](Suspend&, Sequence, const LogOperation& operation) -> Result<void> {
+                                 fault = fault_of(superblock, operation);
+                                 if (fault != nullptr) return fail(Errc::kCorrupt, fault);
+                                 has_data = has_data || operation.type == LogOperationType::kData;
+                                 apply(operation, overlay);
+                                 return {};
+                             });
+    // Which of it counts is known when the last batch is.
+    if (end && has_data) {
+        const std::uint64_t data_from = end->data_from;
+        end = reader.replay(suspend, from, Sequence{superblock.transaction},
+                            [&](Suspend& s, Sequence, const LogOperation& operation) {
+                                const bool counts = operation.type == LogOperationType::kData &&
+                                                    operation.batch >= data_from;
+                                return counts ? overlay.data.add(s, device, superblock, operation)
+                                              : Result<void>();
+                            });
+    }
     if (end) {
         overlay.batches = end->batches;
         return overlay;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "blobstore/replayed_data.h"
 #include "blobstore/superblock.h"
 #include "fs/fsck/block_bits.h"
 #include "fs/fsck/finding.h"
@@ -19,6 +20,7 @@ struct LogOverlay {
     BlockBits used_twice;  // blocks that it makes used more than once
     std::uint64_t batches = 0;
     std::uint64_t next_blob_id = 0;  // the highest that it tells
+    blobstore::ReplayedData data;    // that recovery would put in its place
 };
 
 // Reads the log as recovery would; damage becomes a finding and ends it there. Errors: those of the

@@ -483,15 +483,16 @@ TEST_P(BlobstoreCrashWithout, IsFoundOut) {
 }
 
 std::string rule_name(const testing::TestParamInfo<OrderRule>& rule) {
-    constexpr const char* kNames[] = {"DataBeforeLog", "LogBeforeAnswer", "DurableBeforeReuse",
-                                      "NeverInPlace"};
+    constexpr const char* kNames[] = {"DataBeforeLog",   "LogBeforeAnswer", "DurableBeforeReuse",
+                                      "NeverInPlace",    "DeleteWhenFull",  "SettleBeforeAnswer"};
     return kNames[static_cast<std::size_t>(rule.param)];
 }
 
 // The fifth rule is one of space, not of cuts: see BlobstoreSpace.
 INSTANTIATE_TEST_SUITE_P(Rule, BlobstoreCrashWithout,
                          testing::Values(OrderRule::kDataBeforeLog, OrderRule::kLogBeforeAnswer,
-                                         OrderRule::kDurableBeforeReuse, OrderRule::kNeverInPlace),
+                                         OrderRule::kDurableBeforeReuse, OrderRule::kNeverInPlace,
+                                         OrderRule::kSettleBeforeAnswer),
                          rule_name);
 
 }  // namespace

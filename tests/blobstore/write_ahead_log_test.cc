@@ -34,6 +34,10 @@ std::string describe(const LogOperation& operation) {
                    std::to_string(operation.run.blocks);
         case LogOperationType::kNextBlobId:
             return "next " + std::to_string(value(operation.next_blob_id));
+        case LogOperationType::kData:
+            return "data " + std::to_string(operation.address) + "=" +
+                   std::string(operation.value.substr(0, 1)) + "*" +
+                   std::to_string(operation.value.size());
         default:
             return "?";
     }
@@ -67,6 +71,44 @@ class WriteAheadLogTest : public BlobstorePartTest {
     }
     Result<void> commit(Sequence transaction) {
         return run([&](Suspend& suspend) { return log_->commit(suspend, transaction); });
+    }
+    // Data that is too much for the log was written.
+    void note_large_data() {
+        note_data(8u << 20, std::string(UnflushedData::kMaxTakenBytes + 4096, 'l'), true);
+    }
+    UnflushedData::Note note_data(std::uint64_t address, const std::string& bytes, bool loggable) {
+        WrittenData written(log_->copy_limit());
+        written.add(address, std::as_bytes(std::span(bytes)));
+        return log_->note_data_written(std::move(written), loggable);
+    }
+    // Data of one sector was written there.
+    UnflushedData::Note note_small_data(std::uint64_t address, char fill, bool loggable = true) {
+        return note_data(address, std::string(512, fill), loggable);
+    }
+    Result<void> flush_data() {
+        return run([&](Suspend& suspend) { return log_->flush_data(suspend); });
+    }
+    // Each kData operation with its batch, and the number of the first that counts.
+    struct ReplayedData {
+        std::vector<std::string> texts;
+        std::uint64_t from = 0;
+    };
+    ReplayedData replay_data() {
+        ReplayedData replayed;
+        const auto end = run([&](Suspend& suspend) {
+            return new_log()->replay(
+                suspend, 1, {}, Sequence{0},
+                [&](Suspend&, Sequence, const LogOperation& operation) {
+                    if (operation.type == LogOperationType::kData) {
+                        replayed.texts.push_back(std::to_string(operation.batch) + ": " +
+                                                 describe(operation));
+                    }
+                    return Result<void>();
+                });
+        });
+        EXPECT_TRUE(end);
+        if (end) replayed.from = end->data_from;
+        return replayed;
     }
     // Appends one transaction and makes it durable.
     void write(const std::string& text, std::size_t bytes = 0) {
@@ -377,16 +419,103 @@ TEST_F(WriteAheadLogTest, DataIsFlushedBeforeTheRecordThatMapsIt) {
     log_->append(record("without data"));
     ASSERT_TRUE(commit(log_->last_appended()));
     EXPECT_EQ(device_->events, "U");
-    log_->note_data_written();
+    note_large_data();
     ASSERT_TRUE(commit(log_->append(record("with data"))));
     EXPECT_EQ(device_->events, "UFU");
     ASSERT_TRUE(commit(log_->append(record("without data"))));
     EXPECT_EQ(device_->events, "UFUU");
     ASSERT_TRUE(run([&](Suspend& s) { return log_->flush_data(s); }));
     EXPECT_EQ(device_->events, "UFUU");
-    log_->note_data_written();
+    note_large_data();
     ASSERT_TRUE(run([&](Suspend& s) { return log_->flush_data(s); }));
     EXPECT_EQ(device_->events, "UFUUF");
+}
+
+TEST_F(WriteAheadLogTest, SmallDataIsInTheBatchInsteadOfAFlush) {
+    note_small_data(8u << 20, 'a');
+    note_small_data(9u << 20, 'b');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    ASSERT_TRUE(flush_data());
+    note_small_data(8u << 20, 'c');
+    ASSERT_TRUE(commit(log_->append(record("second"))));
+    EXPECT_EQ(device_->events, "UU");
+    const ReplayedData replayed = replay_data();
+    EXPECT_EQ(replayed.texts, (Texts{"1: data 8388608=a*512", "1: data 9437184=b*512",
+                                     "2: data 8388608=c*512"}));
+    EXPECT_EQ(replayed.from, 1u);
+    EXPECT_FALSE(log_->must_settle());
+}
+
+TEST_F(WriteAheadLogTest, DataOfWhatIsNotCommittedIsFlushed) {
+    note_small_data(8u << 20, 'a', false);
+    ASSERT_TRUE(commit(log_->append(record("somebody else's"))));
+    EXPECT_EQ(device_->events, "FU");
+    const auto note = note_small_data(8u << 20, 'b', false);
+    const Sequence own = log_->append(record("own"));
+    log_->make_loggable(note);
+    ASSERT_TRUE(commit(own));
+    EXPECT_EQ(device_->events, "FUU");
+    EXPECT_EQ(replay_data().texts, Texts{"2: data 8388608=b*512"});
+}
+
+TEST_F(WriteAheadLogTest, WhatAFlushSettledCountsNoMore) {
+    note_small_data(8u << 20, 'a');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    note_large_data();
+    ASSERT_TRUE(commit(log_->append(record("second"))));
+    EXPECT_EQ(device_->events, "UFU");
+    EXPECT_EQ(replay_data().from, 2u);
+    note_small_data(8u << 20, 'b');
+    ASSERT_TRUE(commit(log_->append(record("third"))));
+    EXPECT_EQ(replay_data().from, 3u);
+    ASSERT_TRUE(commit(log_->append(record("fourth"))));
+    EXPECT_EQ(replay_data().from, 3u);
+}
+
+// What is overwritten and durable by a flush alone would be undone by a replay.
+TEST_F(WriteAheadLogTest, FlushedDataOverLoggedDataMustBeSettled) {
+    note_small_data(8u << 20, 'a');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    note_small_data(9u << 20, 'b');
+    ASSERT_TRUE(flush_data());
+    EXPECT_FALSE(log_->must_settle());
+    note_small_data(8u << 20, 'c');
+    ASSERT_TRUE(flush_data());
+    EXPECT_TRUE(log_->must_settle());
+    EXPECT_EQ(replay_data().from, 1u);
+    ASSERT_TRUE(commit(log_->append(record("second"))));
+    EXPECT_FALSE(log_->must_settle());
+    EXPECT_EQ(replay_data().from, 2u);
+}
+
+TEST_F(WriteAheadLogTest, ATrimmedLogNeedsNotBeSettled) {
+    note_small_data(8u << 20, 'a');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    note_small_data(8u << 20, 'b', false);
+    log_->trim(log_->mark());
+    ASSERT_TRUE(flush_data());
+    EXPECT_FALSE(log_->must_settle());
+    ASSERT_TRUE(commit(log_->append(record("second"))));
+    EXPECT_EQ(device_->events, "UU");
+}
+
+TEST_F(WriteAheadLogTest, DataThatCountsIsBounded) {
+    for (int i = 0; i < 40; ++i) {
+        log_->trim(log_->mark());
+        note_small_data(8u << 20, 'a');
+        ASSERT_TRUE(commit(log_->append(record("one"))));
+    }
+    EXPECT_EQ(device_->events.find('F'), std::string::npos);
+    std::size_t pieces = 0;
+    for (int i = 0; i < 10; ++i) {
+        for (int k = 0; k < 30; ++k) {
+            note_small_data((9u << 20) + static_cast<std::uint64_t>(k) * 4096, 'b');
+            ++pieces;
+        }
+        ASSERT_TRUE(commit(log_->append(record("many"))));
+    }
+    EXPECT_GT(pieces, 256u);
+    EXPECT_NE(device_->events.find('F'), std::string::npos);
 }
 
 // A record that joins the next batch while a flush is under way: its data may have been written
@@ -395,12 +524,12 @@ TEST_F(WriteAheadLogTest, FlushUnderWayDoesNotCoverLaterData) {
     run([&](Suspend& suspend) {
         driver::WaitGroup group;
         group.add(2);
-        log_->note_data_written();
+        note_large_data();
         const Sequence first = log_->append(record("first"));
         suspend.reactor().spawn([&](Suspend& inner) {
             device_->fail_flush = [&] {  // the flush is under way
                 device_->fail_flush = nullptr;
-                log_->note_data_written();
+                note_large_data();
                 log_->append(record("second"));
                 return false;
             };
@@ -419,7 +548,7 @@ TEST_F(WriteAheadLogTest, FlushUnderWayDoesNotCoverLaterData) {
 
 TEST_F(WriteAheadLogTest, WithoutVolatileCacheNothingIsFlushed) {
     make(false);
-    log_->note_data_written();
+    note_large_data();
     ASSERT_TRUE(commit(log_->append(record("a"))));
     ASSERT_TRUE(run([&](Suspend& s) { return log_->flush_data(s); }));
     EXPECT_EQ(device_->events, "W");
@@ -458,7 +587,7 @@ TEST_F(WriteAheadLogTest, WriteErrorReachesEveryWaitingFiber) {
 
 TEST_F(WriteAheadLogTest, FailedFlushSticks) {
     device_->fail_flush = [] { return true; };
-    log_->note_data_written();
+    note_large_data();
     EXPECT_FALSE(run([&](Suspend& s) { return log_->flush_data(s); }));
     device_->fail_flush = nullptr;
     EXPECT_FALSE(run([&](Suspend& s) { return log_->flush_data(s); }));

@@ -314,6 +314,10 @@ void Rewrite::note_left_over() {
 Result<RewriteReport> Rewrite::run(Progress progress) {
     TRY(gather(progress));
     TRY(note_used());
+    // The log is left behind: what it has of data goes to its place, where that is still data's.
+    TRY(check_.log().data.write(suspend_, device_, [&](std::uint64_t block) {
+        return data_.contains(block);
+    }));
     TRY(copy_extents());
     BlockBits before;
     before.add_all(taken_);
