@@ -192,6 +192,8 @@ TEST_F(Faults, LogThatCannotBeWrittenMakesItReadOnlyAndTellsFsync) {
     for (const Kind kind : {Kind::kWrite, Kind::kFlush}) {
         run([&](Suspend& suspend) {
             const InodeNumber file = make(suspend, "new" + std::to_string(int(kind)), 4);
+            // More than the log carries, so that there is a flush.
+            must(try_write(suspend, file, std::string(std::size_t{40} << 10, 'l')));
             medium->add(kind == Kind::kWrite ? in_log(kind) : Fault{.kind = kind});
             const auto synced = fs->fsync(suspend, file, false);
             ASSERT_FALSE(synced);

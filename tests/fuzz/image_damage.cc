@@ -211,7 +211,7 @@ std::string choose_value(const std::string& image, Mutation& mutation) {
 void append_operation(const std::string& image, blobstore::LogRecord& record, Mutation& mutation) {
     const blobstore::Run run{blobstore::BlockIndex{mutation.below(kImageBytes / kBlock + 8)},
                              1 + mutation.below(64)};
-    switch (mutation.below(6)) {
+    switch (mutation.below(7)) {
         case 0:
         case 1:
             return record.put(choose_key(image, mutation), choose_value(image, mutation));
@@ -221,6 +221,9 @@ void append_operation(const std::string& image, blobstore::LogRecord& record, Mu
             return record.allocate(run);
         case 4:
             return record.free(run);
+        case 5:
+            return record.data(run.byte_offset() + mutation.below(8) * blobstore::kLogDataUnit,
+                               std::string((1 + mutation.below(20)) * blobstore::kLogDataUnit, 'd'));
         default:
             return record.next_blob_id(BlobId{mutation.below(~std::uint64_t{0})});
     }
@@ -300,6 +303,7 @@ void append_log_batch(std::string& image, Mutation& mutation) {
     const Superblock superblock = superblock_of(image);
     LogBatchHeader header{.magic = blobstore::kLogMagic,
                           .blocks = 0,
+                          .data_batches = static_cast<std::uint16_t>(mutation.below(4)),
                           .checksum = 0,
                           .uuid = superblock.uuid,
                           .epoch = superblock.epoch,
@@ -325,7 +329,7 @@ void append_log_batch(std::string& image, Mutation& mutation) {
         ++header.transactions;
     } while (mutation.below(3) == 1 && payload.size() < kMostBatchBytes / 2);
     header.payload_bytes = static_cast<std::uint32_t>(payload.size());
-    header.blocks = static_cast<std::uint32_t>(
+    header.blocks = static_cast<std::uint16_t>(
         blobstore::round_up(sizeof(header) + payload.size(), kBlock) / kBlock);
     if (block >= superblock.log_blocks || superblock.log_blocks - block < header.blocks) return;
     const std::uint64_t offset = (superblock.log_start + block) * kBlock;
