@@ -84,9 +84,9 @@ Result<void> AllocationMap::open(Suspend& suspend, const MapRoot& root) {
         return damaged("opening the allocation map: its root does not fit the device",
                        root.page.block);
     }
+    used_blocks_ = block_count_ - root.free_blocks;
     const FiberMutex::Guard guard(suspend, loading_);
     TRY_ASSIGN(auto page, read(suspend, height_ - 1, 0, root.page, root.free_blocks));
-    used_blocks_ = block_count_ - root.free_blocks;
     insert(std::move(page), nullptr);
     return {};
 }
@@ -219,7 +219,7 @@ Result<MapPage*> AllocationMap::ensure(Suspend& suspend, std::uint32_t level, st
     const FiberMutex::Guard guard(suspend, loading_);
     // From the root down; only this fiber drops pages now, and not before the path is complete.
     MapPage* page = find(height_ - 1, 0);
-    CHECK(page != nullptr);
+    if (page == nullptr) return damaged("reading the allocation map: it has no root", 0);
     while (page->level > level) {
         const std::uint32_t next_level = page->level - 1;
         std::uint64_t next_index = index;

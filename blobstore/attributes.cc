@@ -69,6 +69,9 @@ Result<std::string> Blobstore::State::resolve(const AttributesUpdate& update) co
     const std::optional<ValueView> present = tree.peek(Key(update.blob, KeyKind::kAttributes));
     if (update.create) {
         if (present) return fail(Errc::kExists, "creating blob", value(update.blob));
+        if (value(update.blob) >= kBlobIdEnd) {
+            return fail(Errc::kNoSpace, "creating a blob: all ids are used", value(update.blob));
+        }
     } else {
         if (!present) return fail(Errc::kNotFound, "changing blob", value(update.blob));
         TRY_ASSIGN(stored, decode_attributes(update.blob, *present));

@@ -57,6 +57,15 @@ Result<std::array<std::uint8_t, 16>> random_uuid() {
     return uuid;
 }
 
+// Below 2^40, from 1 (FORMAT.md, "Superblock").
+Result<std::uint64_t> first_epoch() {
+    std::uint64_t random = 0;
+    if (getrandom(&random, sizeof(random), 0) != static_cast<ssize_t>(sizeof(random))) {
+        return fail(errno_error(errno, "choosing the first epoch of the log"));
+    }
+    return std::max<std::uint64_t>(random >> 24, 1);
+}
+
 // The superblock of a new store on the device. kInvalidArgument names what is wrong.
 Result<Superblock> plan_format(const Device& device, const FormatOptions& options) {
     Superblock plan{};
@@ -115,7 +124,7 @@ Result<Superblock> plan_format(const Device& device, const FormatOptions& option
         return fail(Errc::kInvalidArgument, "choosing a log size: 1 MiB to half of the device");
     }
     plan.generation = 1;
-    plan.epoch = 1;
+    TRY_ASSIGN(plan.epoch, first_epoch());
     plan.log_batch = 1;
     plan.next_blob_id = 1;
     plan.created_us = plan.written_us = Blobstore::State::wall_clock_us();
@@ -214,8 +223,7 @@ Result<std::unique_ptr<Blobstore>> Blobstore::open(Suspend& suspend, Device& dev
     }
     if (!slots.copy) {
         spdlog::warn("{}: the copy of the superblock: {}{}", device.properties().name,
-                     slots.copy.error().message(),
-                     options.read_only ? "" : "; it is written anew");
+                     slots.copy.error().message(), options.read_only ? "" : "; it is written anew");
     }
     OpenOptions chosen = options;
     chosen.read_only = options.read_only || device.properties().read_only;
@@ -278,9 +286,8 @@ bool Blobstore::read_only() const { return state_->read_only; }
 
 SpaceInfo Blobstore::space() const {
     const State& store = *state_;
-    const std::uint64_t free =
-        store.space.free_blocks() + store.space.stash_blocks() + store.space.pending_blocks() +
-        store.space.pinned_blocks();
+    const std::uint64_t free = store.space.free_blocks() + store.space.stash_blocks() +
+                               store.space.pending_blocks() + store.space.pinned_blocks();
     const std::uint64_t kept = store.space.blocks_kept_from_data();
     return {.total_bytes = (store.superblock.block_count - log_end(store.superblock)) * kBlockBytes,
             .free_bytes = free * kBlockBytes,

@@ -153,7 +153,7 @@ Result<void> Blobstore::State::write_checkpoint(Suspend& suspend, SuperblockStat
     fresh.map_root = frozen_space.root.page;
     fresh.map_height = frozen_space.root.height;
     fresh.free_blocks = frozen_space.root.free_blocks;
-    fresh.next_blob_id = next_blob_id;
+    fresh.next_blob_id = std::min(next_blob_id, kBlobIdEnd);
     fresh.blob_count = blob_count;
     fresh.written_us = wall_clock_us();
 

@@ -49,15 +49,30 @@ Result<std::optional<LogReader::FoundBatch>> LogReader::find_batch(Suspend& susp
     FoundBatch found{.header = load<LogBatchHeader>(bytes), .payload = {}, .block = block};
     if (!is_expected(found.header, block, number)) return std::optional<FoundBatch>();
     TRY_ASSIGN(bytes, load_blocks(suspend, block, found.header.blocks));
-    LogBatchHeader unsummed = found.header;
-    unsummed.checksum = 0;
     found.payload = bytes.substr(sizeof(LogBatchHeader), found.header.payload_bytes);
+    if (!is_whole(found)) return std::optional<FoundBatch>();
+    return std::optional<FoundBatch>(found);
+}
+
+bool LogReader::is_whole(const FoundBatch& batch) const {
+    LogBatchHeader unsummed = batch.header;
+    unsummed.checksum = 0;
     XXH3_state_t state;
     XXH3_64bits_reset(&state);
     XXH3_64bits_update(&state, &unsummed, sizeof(unsummed));
-    XXH3_64bits_update(&state, found.payload.data(), found.payload.size());
-    if (XXH3_64bits_digest(&state) != found.header.checksum) return std::optional<FoundBatch>();
-    return std::optional<FoundBatch>(found);
+    XXH3_64bits_update(&state, batch.payload.data(), batch.payload.size());
+    return XXH3_64bits_digest(&state) == batch.header.checksum;
+}
+
+Result<std::optional<LogReader::FoundBatch>> LogReader::find_any(Suspend& suspend,
+                                                                 std::uint64_t block,
+                                                                 std::uint64_t lowest) {
+    TRY_ASSIGN(const std::string_view bytes, load_blocks(suspend, block, 1));
+    const auto header = load<LogBatchHeader>(bytes);
+    if (header.batch < lowest || !is_expected(header, block, header.batch)) {
+        return std::optional<FoundBatch>();
+    }
+    return find_batch(suspend, block, header.batch);
 }
 
 Result<void> LogReader::check_content(const FoundBatch& batch, Sequence last_transaction) const {
@@ -85,16 +100,36 @@ Result<void> LogReader::check_content(const FoundBatch& batch, Sequence last_tra
     return {};
 }
 
+Result<void> LogReader::make_window() {
+    if (window_) return {};
+    const std::uint64_t blocks = std::min<std::uint64_t>(kMaxBatchBlocks, geometry_.blocks);
+    TRY_ASSIGN(window_, DmaBuffer::allocate(blocks * kBlockBytes));
+    return {};
+}
+
+Result<std::uint64_t> LogReader::batches_beyond(Suspend& suspend, const LogPosition& end) {
+    TRY(make_window());
+    std::uint64_t beyond = 0;
+    for (std::uint64_t block = 0; block < geometry_.blocks;) {
+        const auto found = find_any(suspend, block, end.batch);
+        // What cannot be read here is not needed: it proves nothing.
+        if (!found || !*found) {
+            ++block;
+            continue;
+        }
+        ++beyond;
+        block += (*found)->header.blocks;
+    }
+    return beyond;
+}
+
 Result<WriteAheadLog::End> LogReader::replay(Suspend& suspend, const LogPosition& from,
                                              Sequence last_transaction,
                                              WriteAheadLog::Visit visit) {
     if (from.block >= geometry_.blocks) {
         return fail(Errc::kCorrupt, "replaying the log: it starts beyond its end");
     }
-    if (!window_) {
-        const std::uint64_t blocks = std::min<std::uint64_t>(kMaxBatchBlocks, geometry_.blocks);
-        TRY_ASSIGN(window_, DmaBuffer::allocate(blocks * kBlockBytes));
-    }
+    TRY(make_window());
     WriteAheadLog::End end{.position = from, .last_transaction = last_transaction, .batches = 0};
     // Every batch takes a block, so more batches than the ring has cannot be.
     while (end.batches < geometry_.blocks) {

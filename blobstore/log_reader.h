@@ -19,6 +19,8 @@ class LogReader {
     // As WriteAheadLog::replay.
     Result<WriteAheadLog::End> replay(driver::Suspend& suspend, const LogPosition& from,
                                       Sequence last_transaction, WriteAheadLog::Visit visit);
+    // As WriteAheadLog::batches_beyond.
+    Result<std::uint64_t> batches_beyond(driver::Suspend& suspend, const LogPosition& end);
 
   private:
     struct FoundBatch {
@@ -30,6 +32,11 @@ class LogReader {
     // The batch of that number at a block of the ring, if it is there, whole.
     Result<std::optional<FoundBatch>> find_batch(driver::Suspend& suspend, std::uint64_t block,
                                                  std::uint64_t number);
+    // A batch of any number that is not below `lowest`.
+    Result<std::optional<FoundBatch>> find_any(driver::Suspend& suspend, std::uint64_t block,
+                                               std::uint64_t lowest);
+    [[nodiscard]] bool is_whole(const FoundBatch& batch) const;
+    Result<void> make_window();
     // Makes blocks of the ring resident and answers their bytes; they do not cross the ring's end.
     Result<std::string_view> load_blocks(driver::Suspend& suspend, std::uint64_t block,
                                          std::uint64_t blocks);

@@ -69,6 +69,9 @@ Result<LogOperation> interpret(const RawOperation& raw) {
                 return damaged("replaying the log: a blob id of the wrong size");
             }
             operation.next_blob_id = BlobId{load<std::uint64_t>(raw.value)};
+            if (value(operation.next_blob_id) > kBlobIdEnd) {
+                return damaged("replaying the log: a blob id that cannot be");
+            }
             operation.value = {};
             return operation;
         case LogOperationType::kData: {

@@ -2,6 +2,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "blobstore/store_state.h"
 
 namespace blobfs::blobstore {
@@ -12,6 +14,19 @@ namespace {
 // follows starts well behind them. More than anybody creates between two background commits.
 constexpr std::uint64_t kIdGap = 1u << 24;
 
+// The log ended where it cannot have ended: what was acknowledged behind that place is lost.
+Result<void> log_is_damaged(const driver::Device& device, const Superblock& superblock,
+                            const WriteAheadLog::End& end, std::uint64_t beyond, bool read_only) {
+    const std::uint64_t at = (superblock.log_start + end.position.block) * kBlockBytes;
+    spdlog::critical(
+        "{}: the log is damaged at byte {}: batch {} is not there, and {} later ones are; {}",
+        device.properties().name, at, end.position.batch, beyond,
+        read_only ? "what they changed does not show"
+                  : "fsck.blobfs -y drops them, mounting read-only shows what is left");
+    if (read_only) return {};
+    return fail(Errc::kCorrupt, "replaying the log: it is damaged in the middle", at);
+}
+
 bool sane_key(KeyView key) { return key.size() >= 9 && key.size() <= kMaxKeyBytes; }
 
 }  // namespace
@@ -21,11 +36,19 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
     next_blob_id = superblock.next_blob_id;
     blob_count = superblock.blob_count;
     tree.open(TreeRoot{.page = superblock.tree_root, .height = superblock.tree_height}, generation);
-    TRY(space.open(suspend,
-                   MapRoot{.page = superblock.map_root,
-                           .height = superblock.map_height,
-                           .free_blocks = superblock.free_blocks},
-                   generation));
+    const Result<void> map = space.open(suspend,
+                                        MapRoot{.page = superblock.map_root,
+                                                .height = superblock.map_height,
+                                                .free_blocks = superblock.free_blocks},
+                                        generation);
+    if (!map) {
+        // Who only reads needs no map, unless there is a log to replay.
+        const bool clean = superblock.state == static_cast<std::uint32_t>(SuperblockState::kClean);
+        if (map.error().code != Errc::kCorrupt || !read_only || !clean) return map;
+        spdlog::error(
+            "{}: {}; reading goes on without the allocation map, fsck.blobfs -y rebuilds it",
+            device.properties().name, map.error().message());
+    }
     const LogPosition from{.block = superblock.log_position, .batch = superblock.log_batch};
     const Sequence contained{superblock.transaction};
 
@@ -36,6 +59,9 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
                               if (operation.type != LogOperationType::kAllocate) return {};
                               return space.replay_allocate(s, operation.run);
                           }));
+    TRY_ASSIGN(const std::uint64_t beyond,
+               log.batches_beyond(suspend, superblock.epoch, end.position));
+    if (beyond != 0) TRY(log_is_damaged(device, superblock, end, beyond, read_only));
     // Second pass: everything else.
     ReplayedData data;
     const auto apply = [&](Suspend& s, Sequence, const LogOperation& operation) -> Result<void> {
@@ -82,7 +108,7 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
                log.replay(suspend, superblock.epoch, from, contained, apply));
     if (again.batches != end.batches) return fail(Errc::kIo, "replaying the log twice");
     if (superblock.state != static_cast<std::uint32_t>(SuperblockState::kClean)) {
-        next_blob_id += kIdGap;
+        next_blob_id = std::min(next_blob_id + kIdGap, kBlobIdEnd);
         spdlog::info("{}: was not unmounted cleanly; {} batches of the log replayed",
                      device.properties().name, end.batches);
     }

@@ -19,6 +19,9 @@ using driver::DmaBuffer;
 using driver::Suspend;
 using driver::WriteFlags;
 
+// Far from where what is added to a counter would run over.
+constexpr std::uint64_t kMostCounted = std::uint64_t{1} << 62;
+
 constexpr std::uint64_t slot_offset(unsigned slot) { return kSuperblockBlocks[slot] * kBlockBytes; }
 
 // Superblocks are large for the stack of a fiber, so what is passed about here is not copied.
@@ -74,6 +77,9 @@ const char* root_fault(const Superblock& s, std::optional<unsigned> slot) {
         return "reading the superblock: it belongs into the other slot";
     }
     if (s.epoch == 0) return "reading the superblock: epoch 0";
+    if (std::max({s.generation, s.epoch, s.log_batch, s.transaction}) > kMostCounted) {
+        return "reading the superblock: a counter that nobody can have counted to";
+    }
     if (s.log_position >= s.log_blocks || s.log_batch == 0) {
         return "reading the superblock: wrong log position";
     }
@@ -86,7 +92,9 @@ const char* root_fault(const Superblock& s, std::optional<unsigned> slot) {
         !valid_pointer(s, s.map_root) || s.map_root.block == s.tree_root.block) {
         return "reading the superblock: wrong root of the allocation map";
     }
-    if (s.next_blob_id == 0) return "reading the superblock: wrong next blob id";
+    if (s.next_blob_id == 0 || s.next_blob_id > kBlobIdEnd) {
+        return "reading the superblock: wrong next blob id";
+    }
     if (s.free_blocks > s.block_count - log_end(s)) {
         return "reading the superblock: wrong number of free blocks";
     }

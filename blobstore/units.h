@@ -15,6 +15,8 @@ namespace blobfs::blobstore {
 enum class BlockIndex : std::uint64_t {};
 // The identity of a blob: never 0, never reused.
 enum class BlobId : std::uint64_t {};
+// Ids are below (FORMAT.md, "Superblock").
+inline constexpr std::uint64_t kBlobIdEnd = std::uint64_t{1} << 60;
 // The number of a committed transaction: later ones are larger.
 enum class Sequence : std::uint64_t {};
 // The number of a checkpoint.
@@ -37,8 +39,8 @@ struct Run {
 };
 
 // Memory for a transfer starts on such a boundary, or its bytes go through a buffer that does. A
-// controller asks for 4 only, but direct I/O on a file asks for a sector, and must not be mixed with
-// buffered I/O on the same file.
+// controller asks for 4 only, but direct I/O on a file asks for a sector, and must not be mixed
+// with buffered I/O on the same file.
 inline constexpr std::size_t kMemoryAlignment = 512;
 
 constexpr std::uint64_t round_up(std::uint64_t v, std::uint64_t unit) {

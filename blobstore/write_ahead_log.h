@@ -124,6 +124,11 @@ class WriteAheadLog {
     using Visit = absl::FunctionRef<Result<void>(driver::Suspend&, Sequence, const LogOperation&)>;
     Result<End> replay(driver::Suspend& suspend, std::uint64_t epoch, const LogPosition& from,
                        Sequence last_transaction, Visit visit);
+    // How many whole batches of the epoch lie in the ring that are not before the end which
+    // replay() found. Not 0: it is no end, a batch there is damaged that was durable once
+    // (FORMAT.md, "Replay"). Reads all of the ring that can be read. Suspends.
+    Result<std::uint64_t> batches_beyond(driver::Suspend& suspend, std::uint64_t epoch,
+                                         const LogPosition& end);
 
   private:
     struct State;

@@ -195,6 +195,10 @@ void KeyCheck::entry(KeyView key, ValueView value) {
     }
     const std::uint64_t blob = blobstore::value(blobstore::key_blob(key));
     if (blob == 0) return store_key(key, value);
+    if (blob >= blobstore::kBlobIdEnd) {
+        return remove(Problem::kStrangeKey, key,
+                      "a key of an inode number that cannot be: " + hexadecimal(key));
+    }
     if (blob != blob_) {
         finish_blob();
         start_blob(blob);

@@ -92,6 +92,16 @@ Result<LogOverlay> read_log(Suspend& suspend, driver::Device& device, const Supe
     }
     if (end) {
         overlay.batches = end->batches;
+        TRY_ASSIGN(const std::uint64_t beyond, reader.batches_beyond(suspend, end->position));
+        if (beyond != 0) {
+            const std::uint64_t block = superblock.log_start + end->position.block;
+            findings.add({.problem = Problem::kLogDamaged,
+                          .text = "the log is damaged at block " + std::to_string(block) +
+                                  ": batch " + std::to_string(end->position.batch) +
+                                  " is not there, and " + std::to_string(beyond) +
+                                  " later ones are, which cannot be replayed without it",
+                          .block = block});
+        }
         return overlay;
     }
     if (end.error().code != Errc::kCorrupt) return fail(end.error());

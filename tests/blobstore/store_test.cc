@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "blobstore/superblock.h"
 #include "driver/memory/dma_buffer.h"
 #include "store_fixture.h"
 
@@ -279,6 +280,115 @@ TEST(Blobstore, OpensReadOnlyAfterACrashWithoutWriting) {
         must(fixture.store->close(suspend));
         EXPECT_EQ(fixture.device->statistics().writes, writes);
         fixture.store = must(Blobstore::open(suspend, *fixture.device, {}));
+    });
+}
+
+// One bit of the log, and fifty files that were synced would be gone without a word.
+TEST(Blobstore, DamageInTheMiddleOfTheLogIsNotTakenForItsEnd) {
+    OpenOptions options;
+    options.commit_interval_ms = 0;
+    StoreFixture f("mem:128MiB", {}, options);
+    f.run([&](Suspend& suspend) {
+        constexpr std::uint64_t kBlobs = 8;
+        std::vector<BlobId> blobs;
+        for (std::uint64_t i = 0; i < kBlobs; ++i) {
+            blobs.push_back(f.store->allocate_id());
+            Transaction transaction;
+            transaction.create_blob(blobs.back(), "attributes");
+            must(f.store->commit(suspend, transaction));
+            must(f.store->sync(suspend));
+        }
+        const Superblock superblock = must(must(read_superblocks(suspend, *f.device)).newest());
+        f.store->abandon(suspend);
+        f.store.reset();
+        const driver::DmaBuffer block = must(driver::DmaBuffer::allocate(kBlockBytes));
+        const auto flip = [&](std::uint64_t batch) {
+            const std::uint64_t at =
+                (superblock.log_start + superblock.log_position + batch) * kBlockBytes;
+            must(f.device->read(suspend, at, block.span()));
+            block.data()[70] ^= std::byte{4};
+            must(f.device->write(suspend, at, block.span()));
+        };
+        flip(3);
+        const auto refused = Blobstore::open(suspend, *f.device, options);
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, Errc::kCorrupt) << refused.error().message();
+        // What lies before the damage can be looked at.
+        OpenOptions read_only = options;
+        read_only.read_only = true;
+        auto before = must(Blobstore::open(suspend, *f.device, read_only));
+        for (std::uint64_t i = 0; i < kBlobs; ++i) {
+            EXPECT_EQ(before->attributes(suspend, blobs[i]).has_value(), i < 3) << i;
+        }
+        before->abandon(suspend);
+        before.reset();
+        // The last one of all: torn by a crash, as far as anybody can tell.
+        flip(3);
+        flip(kBlobs - 1);
+        f.store = must(Blobstore::open(suspend, *f.device, options));
+        for (std::uint64_t i = 0; i < kBlobs; ++i) {
+            EXPECT_EQ(f.store->attributes(suspend, blobs[i]).has_value(), i < kBlobs - 1) << i;
+        }
+    });
+}
+
+TEST(Blobstore, ReadsWithoutAnAllocationMapWhenItIsDamaged) {
+    StoreFixture f;
+    f.run([&](Suspend& suspend) {
+        const BlobId blob = create(suspend, *f.store);
+        must(try_write(suspend, *f.store, blob, 0, filled(20'000, 'x').span()));
+        must(f.store->close(suspend));
+        f.store.reset();
+        const Superblock superblock = must(must(read_superblocks(suspend, *f.device)).newest());
+        const std::uint64_t at = superblock.map_root.block * kBlockBytes;
+        const driver::DmaBuffer page = must(driver::DmaBuffer::allocate(kBlockBytes));
+        const auto flip = [&] {
+            must(f.device->read(suspend, at, page.span()));
+            page.data()[2000] ^= std::byte{1};
+            must(f.device->write(suspend, at, page.span()));
+        };
+        flip();
+        const auto refused = Blobstore::open(suspend, *f.device, {});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, Errc::kCorrupt);
+        {
+            const auto store = must(Blobstore::open(suspend, *f.device, {.read_only = true}));
+            const driver::DmaBuffer read = filled(20'000, 0);
+            EXPECT_EQ(must(store->read(suspend, blob, 0, read.span())), 20'000u);
+            EXPECT_EQ(std::memcmp(read.data(), filled(20'000, 'x').data(), 20'000), 0);
+            EXPECT_LT(store->space().free_bytes, store->space().total_bytes);
+            EXPECT_FALSE(store->check(suspend));
+            must(store->close(suspend));
+        }
+        flip();
+        f.store = must(Blobstore::open(suspend, *f.device, {}));
+    });
+}
+
+TEST(Blobstore, AStoreMadeAnewWithItsOldUuidDoesNotReplayTheOldLog) {
+    OpenOptions options;
+    options.commit_interval_ms = 0;
+    FormatOptions format;
+    format.uuid.fill(7);
+    StoreFixture f("mem:128MiB", format, options);
+    f.run([&](Suspend& suspend) {
+        const auto make = [&](int count) {
+            for (int i = 0; i < count; ++i) {
+                Transaction transaction;
+                transaction.create_blob(f.store->allocate_id(), "attributes");
+                must(f.store->commit(suspend, transaction));
+                must(f.store->sync(suspend));
+            }
+            f.store->abandon(suspend);
+            f.store.reset();
+        };
+        // Behind what formatting erases of the log.
+        make(400);
+        must(Blobstore::format(suspend, *f.device, format));
+        f.store = must(Blobstore::open(suspend, *f.device, options));
+        make(300);
+        f.store = must(Blobstore::open(suspend, *f.device, options));
+        EXPECT_EQ(f.store->space().blobs, 300u);
     });
 }
 

@@ -694,6 +694,42 @@ TEST_F(WriteAheadLogTest, VisitErrorEndsReplay) {
     EXPECT_EQ(visited, 1);
 }
 
+TEST_F(WriteAheadLogTest, LaterBatchesShowThatABatchIsDamagedAndNotTheEnd) {
+    const auto beyond = [&](LogPosition from = {}, Sequence last = {}) {
+        const auto end = replay(from, last).end;
+        return *run([&](Suspend& s) { return new_log()->batches_beyond(s, 1, end->position); });
+    };
+    // Once around the ring, so that some of what is looked for lies before the end, and older
+    // batches everywhere.
+    std::vector<LogPosition> marks;
+    for (int i = 0; i < 70; ++i) {
+        if (!log_->has_room(log_->max_record_bytes())) log_->trim(marks.back());
+        marks.push_back(log_->mark());
+        write(std::to_string(i), i % 7 == 0 ? 9000 : 0);
+    }
+    const std::size_t first = 48;
+    const LogPosition from = marks[first];
+    const Sequence last{first};
+    EXPECT_EQ(replay(from, last).texts.size(), 70 - first);
+    EXPECT_EQ(beyond(from, last), 0u);
+    const auto image = device_->image();
+    for (std::size_t damaged = first; damaged < 70; ++damaged) {
+        for (const std::uint64_t byte : {40u, 70u}) {  // of the header, of the payload
+            device_->set_image(image);
+            *device_->at(ring_offset(marks[damaged].block) + byte) ^= std::byte{1};
+            const std::size_t whole = replay(from, last).texts.size();
+            if (whole == 70 - first) continue;  // did not fit there, and was put at the start
+            EXPECT_EQ(whole, damaged - first);
+            EXPECT_EQ(beyond(from, last), 69 - damaged);
+        }
+    }
+    // Where nothing can be read there is no proof, and no error.
+    device_->set_image(image);
+    const auto end = replay(from, last).end;
+    device_->fail_read = [](std::uint64_t, std::size_t) { return true; };
+    EXPECT_EQ(*run([&](Suspend& s) { return new_log()->batches_beyond(s, 1, end->position); }), 0u);
+}
+
 TEST_F(WriteAheadLogTest, UnreadableBlockBeyondTheEndDoesNotMatter) {
     write("a");
     device_->fail_read = [&](std::uint64_t offset, std::size_t bytes) {

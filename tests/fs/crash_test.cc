@@ -5,21 +5,25 @@
 // Promised (design, section 7): the names, types, modes, sizes and links are those after some
 // prefix of the operations in the order in which they were answered, which holds everything before
 // the last fsync; a file shows in each sector what was written to that place of it, not older than
-// the last fsync; a file that was written once shows all of what its size says; both checks are
-// clean; a cut during the recovery changes nothing of that.
+// the last fsync; a file that was written once shows all of what its size says; fsck.blobfs finds
+// nothing, before the log is replayed, and both checks of what is open are clean; a cut during the
+// recovery changes nothing of that.
 
+#include <linux/falloc.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <random>
 
 #include "driver/memory/dma_buffer.h"
 #include "driver/soft/power_cut_medium.h"
 #include "fs/filesystem.h"
+#include "fs/fsck/image_check.h"
 #include "tests/blobstore/lost_superblocks.h"
 #include "tests/fs/filesystem_fixture.h"
 
@@ -32,6 +36,7 @@ using driver::SparseImage;
 constexpr std::uint64_t kDeviceBytes = 24 << 20;
 constexpr std::size_t kSector = 512;
 constexpr std::size_t kFileSectors = 96;
+constexpr std::size_t kFiberStackBytes = std::size_t{256} << 10;  // as fsck.blobfs
 
 std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
     const char* text = std::getenv(name);
@@ -116,6 +121,8 @@ class Workload {
     }
     bool write(Suspend& suspend, InodeNumber file, std::uint64_t first, std::uint64_t sectors);
     void truncate(Suspend& suspend, InodeNumber file, std::uint64_t sectors);
+    // Space without data, zeroes, or a hole.
+    void allocate(Suspend& suspend, InodeNumber file);
 
     PowerCutMedium* medium = nullptr;
     std::unique_ptr<Device> device;
@@ -197,6 +204,22 @@ void Workload::truncate(Suspend& suspend, InodeNumber file, std::uint64_t to) {
     EXPECT_TRUE(set || set.error().code == Errc::kNoSpace) << set.error().message();
 }
 
+void Workload::allocate(Suspend& suspend, InodeNumber file) {
+    constexpr std::uint32_t kModes[] = {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
+                                        FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE};
+    const std::uint32_t mode = kModes[below(std::size(kModes))];
+    const std::uint64_t first = below(kFileSectors - 40), count = 1 + below(40);
+    if (mode == FALLOC_FL_ZERO_RANGE || (mode & FALLOC_FL_PUNCH_HOLE) != 0) {
+        for (auto& [sector, events] : sectors[value(file)]) {
+            if (sector < first || sector >= first + count) continue;
+            events.push_back(
+                {.write = 0, .issued_at = medium->journal().size(), .operation = operations + 1});
+        }
+    }
+    const auto done = fs->fallocate(suspend, file, mode, first * kSector, count * kSector);
+    EXPECT_TRUE(done || done.error().code == Errc::kNoSpace) << done.error().message();
+}
+
 std::vector<Workload::Found> Workload::everything(Suspend& suspend, InodeNumber directory) {
     std::vector<Found> found;
     must(fs->readdir(suspend, directory, 2, false, [&](const DirectoryEntry& entry) {
@@ -227,7 +250,7 @@ void Workload::random_step(Suspend& suspend) {
     }
     const InodeNumber parent = directories[below(directories.size())];
     const std::string name = "n" + std::to_string(below(12));
-    const std::uint64_t kind = files.empty() ? below(4) : below(24);
+    const std::uint64_t kind = files.empty() ? below(4) : below(27);
     if (kind < 3) {
         if (const InodeNumber file = create(suspend, parent, name); value(file) != 0) {
             answered(suspend);
@@ -267,6 +290,8 @@ void Workload::random_step(Suspend& suspend) {
     } else if (kind == 20) {
         (void)fs->setxattr(suspend, files[below(files.size())].inode, "user.x",
                            std::string(below(400), 'x'), XattrMode::kAny);
+    } else if (kind < 24) {
+        allocate(suspend, files[below(files.size())].inode);
     } else {
         const InodeNumber file = files[below(files.size())].inode;
         must(below(4) == 0 ? fs->sync(suspend) : fs->fsync(suspend, file, below(2) == 0));
@@ -364,11 +389,26 @@ void Verdict::check(Suspend& suspend, Filesystem& fs) {
     for (const std::string& finding : *below) ADD_FAILURE() << "store: " << finding;
 }
 
+// Before anybody mounts it: nothing but a superblock may be torn.
+void check_offline(Suspend& suspend, Device& device) {
+    // Not on the stack of a fiber.
+    const auto slots = std::make_unique<blobstore::SuperblockSlots>(
+        must(blobstore::read_superblocks(suspend, device)));
+    const auto check = std::make_unique<fsck::ImageCheck>(device, *slots, must(slots->newest()));
+    must(check->run(suspend, [](fsck::Phase, std::uint64_t, std::uint64_t) {}));
+    for (const fsck::Finding& finding : check->findings().list()) {
+        EXPECT_TRUE(finding.problem == fsck::Problem::kSuperblockSlot ||
+                    finding.problem == fsck::Problem::kSuperblockCopy)
+            << "fsck: " << finding.text;
+    }
+}
+
 void check_image(Suspend& suspend, const Workload& workload, std::size_t cut, SparseImage image,
                  int depth, std::mt19937_64& random) {
     auto owned = PowerCutMedium::create({.bytes = kDeviceBytes}, std::move(image));
     PowerCutMedium* medium = owned.get();
     auto device = must(Device::open(suspend, std::move(owned)));
+    check_offline(suspend, *device);
     std::size_t recovered_at = 0;
     OpenOptions options;
     options.store.commit_interval_ms = 0;
@@ -400,7 +440,8 @@ TEST_F(FilesystemCrash, AnyCutLeavesThePrefixThatHoldsWhatWasSynced) {
     std::printf("seed %lu: rerun with BLOBFS_SEED=%lu\n", seed, seed);
     std::mt19937_64 random(seed);
     for (std::uint64_t round = 0, done = 0; done < cuts && !HasFailure(); ++round) {
-        driver::Reactor reactor(driver::ReactorOptions{.shuffle_seed = seed + round});
+        driver::Reactor reactor(
+            {.fiber_stack_bytes = kFiberStackBytes, .shuffle_seed = seed + round});
         reactor.block_on([&](Suspend& suspend) {
             Workload workload(seed + round);
             workload.start(suspend,
@@ -535,7 +576,7 @@ class FilesystemCrashScript : public testing::TestWithParam<std::size_t> {
 TEST_P(FilesystemCrashScript, HoldsAtEveryCut) {
     const Script& script = scripts()[GetParam()];
     std::mt19937_64 random(1);
-    driver::Reactor reactor;
+    driver::Reactor reactor({.fiber_stack_bytes = kFiberStackBytes});
     reactor.block_on([&](Suspend& suspend) {
         Workload workload(1);
         workload.start(suspend, PowerCutMedium::create({.bytes = kDeviceBytes}), 0);

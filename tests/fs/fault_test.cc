@@ -412,6 +412,46 @@ TEST_F(Faults, DamageFromBelowIsNoticedNeverBelieved) {
     }
 }
 
+// What follows it in the log shows that it was durable: a mount does not go on without it as if
+// nothing had been. (The last one of all cannot be told from one that a crash has torn.)
+TEST_F(Faults, LogWriteThatWentWrongIsNoticedNeverBelieved) {
+    for (const Fault::Effect effect :
+         {Fault::Effect::kLoseWrite, Fault::Effect::kMisdirectWrite, Fault::Effect::kFlipBit}) {
+        for (const std::uint64_t skip : {0u, 3u}) {
+            SCOPED_TRACE(testing::Message() << "effect " << int(effect) << ", batch " << skip);
+            run([&](Suspend& suspend) {
+                Fault fault = in_log(Kind::kWrite);
+                fault.effect = effect;
+                fault.misdirect_to = 24 << 20;
+                fault.bit = 1000;
+                fault.skip = skip;
+                fault.count = 1;
+                medium->add(fault);
+                for (int i = 0; i < 6; ++i) {
+                    const InodeNumber file = make(suspend, "new" + std::to_string(i), 0);
+                    must(fs->fsync(suspend, file, false));
+                }
+                EXPECT_EQ(medium->hits(), 1u);
+                medium->clear_faults();
+                fs->abandon(suspend);
+                fs.reset();
+                blobstore::OpenOptions options{.commit_interval_ms = 0};
+                const auto opened = Filesystem::open(suspend, *device, {.store = options});
+                ASSERT_FALSE(opened);
+                EXPECT_EQ(opened.error().code, Errc::kCorrupt) << opened.error().message();
+                options.read_only = true;
+                fs = must(Filesystem::open(suspend, *device, {.store = options}));
+                for (std::uint64_t i = 0; i < 6; ++i) {
+                    EXPECT_EQ(find(suspend, "new" + std::to_string(i)).has_value(), i < skip);
+                }
+                EXPECT_EQ(must(contents(suspend, name_of(5))), text_of(5));
+            });
+            TearDown();
+            SetUp();
+        }
+    }
+}
+
 TEST_F(Faults, UnreadableDataConcernsItsFileOnly) {
     run([&](Suspend& suspend) {
         reopen_well(suspend);

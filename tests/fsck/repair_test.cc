@@ -185,6 +185,40 @@ TEST_F(RepairTest, AnUnmountedLogIsNoErrorAndIsReplayed) {
     expect_content();
 }
 
+TEST_F(RepairTest, ALogThatIsDamagedInTheMiddleIsCutThere) {
+    const auto mount = [&] {
+        bool mounted = false;
+        with_device([&](Suspend& suspend, driver::Device& device) {
+            const auto store = Blobstore::open(suspend, device, {.commit_interval_ms = 0});
+            mounted = store.has_value();
+            if (mounted) must((*store)->close(suspend));
+        });
+        return mounted;
+    };
+    with_device([&](Suspend& suspend, driver::Device& device) {
+        const auto store = must(Blobstore::open(suspend, device, {.commit_interval_ms = 0}));
+        for (int i = 0; i < 5; ++i) {
+            Transaction transaction;
+            transaction.put_record(BlobId{big()}, std::to_string(i), "x");
+            must(store->commit(suspend, transaction));
+            must(store->sync(suspend));
+        }
+        store->abandon(suspend);
+    });
+    const Superblock before = superblock();
+    flip((before.log_start + before.log_position) * 4096 + 80);
+    EXPECT_FALSE(mount());
+    expect_unsafe({{"log-damaged", 1}});
+    EXPECT_TRUE(mount());
+}
+
+TEST_F(RepairTest, KeysOfInodesThatCannotBeAreRemoved) {
+    put(Key(BlobId{~std::uint64_t{0}}, KeyKind::kRecord, std::string_view("what")), "?");
+    put(Key(BlobId{blobstore::kBlobIdEnd}, KeyKind::kRecord, std::string_view("what")), "?");
+    expect_unsafe({{"strange-key", 2}});
+    EXPECT_LT(superblock().next_blob_id, blobstore::kBlobIdEnd);
+}
+
 TEST_F(RepairTest, DamageThatTheLogBringsIsFoundAndRepaired) {
     const Key key(BlobId{small()}, KeyKind::kAttributes);
     std::string value = value_of(key);

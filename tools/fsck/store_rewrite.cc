@@ -46,10 +46,7 @@ bool is_extent(KeyView key) {
 class FreeBlocks final : public BlockSource {
   public:
     FreeBlocks(const Superblock& superblock, std::uint64_t block_count, BlockBits& taken)
-        : begin_(log_end(superblock)),
-          end_(block_count),
-          taken_(taken),
-          page_at_(begin_) {}
+        : begin_(log_end(superblock)), end_(block_count), taken_(taken), page_at_(begin_) {}
 
     Result<BlockIndex> take(std::uint64_t blocks, std::uint64_t alignment) override {
         // Pages are asked for one after the other; other runs are rare.
@@ -288,7 +285,8 @@ Result<void> Rewrite::write_superblocks(const TreeRoot& root) {
     fresh.log_batch = 1;
     fresh.blob_count = blobs_;
     fresh.next_blob_id =
-        std::max({old_.next_blob_id, check_.log().next_blob_id, highest_ + 1}) + kIdGap;
+        std::min(std::max({old_.next_blob_id, check_.log().next_blob_id, highest_ + 1}) + kIdGap,
+                 blobstore::kBlobIdEnd);
     fresh.written_us =
         static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
                                        std::chrono::system_clock::now().time_since_epoch())
