@@ -39,8 +39,12 @@ struct Reactor::State {
                std::uint64_t{std::max(given.spin_us, given.max_spin_us)} * 1000),
           scheduler(reactor, given.fiber_stack_bytes, given.shuffle_seed) {}
 
+    [[nodiscard]] std::uint64_t read_clock() const {
+        return options.virtual_turn_us != 0 ? virtual_ns : clock_ns();
+    }
     void run_until(const bool& done);
     bool turn();
+    bool skip_to_timer();
     bool poll_pollers();
     [[nodiscard]] bool must_poll() const;
     [[nodiscard]] bool busy() const;
@@ -55,6 +59,7 @@ struct Reactor::State {
     bool asking_pollers = false;
     std::vector<pollfd> descriptors;
     std::uint64_t now_ns = 0;
+    std::uint64_t virtual_ns = kNanosecondsPerSecond;
     bool running = false;
     bool stopping = false;
     std::uint64_t turns = 0, sleeps = 0;
@@ -63,20 +68,23 @@ struct Reactor::State {
 void Reactor::State::run_until(const bool& done) {
     CHECK(!running && !scheduler.any_running());
     running = true;
-    now_ns = clock_ns();
+    now_ns = read_clock();
     std::uint64_t last_work_ns = now_ns;
     while (!done) {
-        now_ns = clock_ns();
+        virtual_ns += options.virtual_turn_us * 1000;
+        now_ns = read_clock();
         if (turn()) {
             last_work_ns = now_ns;
         } else if (options.poll_always || must_poll()) {
+            continue;
+        } else if (skip_to_timer()) {
             continue;
         } else if (const std::uint64_t idle_ns = now_ns - last_work_ns;
                    idle_ns < spin.ns() || (idle_ns < spin.most_ns() && busy())) {
             rte_pause();
         } else {
             const bool woken = sleep();
-            const std::uint64_t awake_ns = clock_ns();
+            const std::uint64_t awake_ns = read_clock();
             spin.slept(awake_ns - now_ns);
             // What ended the sleep is work, or announces some: spin again before the next one.
             if (woken) last_work_ns = awake_ns;
@@ -92,6 +100,14 @@ bool Reactor::State::turn() {
     worked |= timers.expire(now_ns);
     worked |= scheduler.run_ready();
     return worked;
+}
+
+// False when the clock is a real one, or there is no timer.
+bool Reactor::State::skip_to_timer() {
+    if (options.virtual_turn_us == 0 || timers.next_deadline_ns() == TimerHeap::kNever)
+        return false;
+    virtual_ns = std::max(virtual_ns, timers.next_deadline_ns());
+    return true;
 }
 
 bool Reactor::State::poll_pollers() {
@@ -140,7 +156,7 @@ bool Reactor::State::sleep() {
     timespec timeout{};
     const std::uint64_t deadline_ns = timers.next_deadline_ns();
     if (deadline_ns != TimerHeap::kNever) {
-        const std::uint64_t now = clock_ns();
+        const std::uint64_t now = read_clock();
         const std::uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
         timeout.tv_sec = static_cast<time_t>(left / kNanosecondsPerSecond);
         timeout.tv_nsec = static_cast<long>(left % kNanosecondsPerSecond);
@@ -184,7 +200,7 @@ void Reactor::remove_poller(Poller& poller) {
 
 Reactor::TimerId Reactor::run_after(std::uint64_t microseconds, Function function) {
     // From the clock itself, not from the turn's reading of it, which may be older.
-    const std::uint64_t now = clock_ns();
+    const std::uint64_t now = state_->read_clock();
     const std::uint64_t most_us = (TimerHeap::kNever - 1 - now) / 1000;
     return state_->timers.add(now + std::min(microseconds, most_us) * 1000, std::move(function));
 }
@@ -215,7 +231,7 @@ void Reactor::block_on_fiber(FiberFunction function) {
 std::size_t Reactor::live_fibers() const { return state_->scheduler.live(); }
 
 std::uint64_t Reactor::now_us() const {
-    return (state_->running ? state_->now_ns : clock_ns()) / 1000;
+    return (state_->running ? state_->now_ns : state_->read_clock()) / 1000;
 }
 
 Reactor::Statistics Reactor::statistics() const {

@@ -65,6 +65,19 @@ TEST(Reactor, SleepLastsAtLeastThatLong) {
     });
 }
 
+TEST(Reactor, CountedTimeGoesOnToTheNextTimerAtOnce) {
+    Reactor reactor({.virtual_turn_us = 3});
+    const auto start = Clock::now();
+    constexpr std::uint64_t kHourUs = 3'600'000'000;
+    reactor.block_on([&](Suspend& suspend) {
+        const std::uint64_t before = reactor.now_us();
+        suspend.sleep_us(kHourUs);
+        EXPECT_GE(reactor.now_us() - before, kHourUs);
+        EXPECT_LE(reactor.now_us() - before, kHourUs + 30);
+    });
+    EXPECT_LT(ms_since(start), 60'000);
+}
+
 TEST(Reactor, TimersExpireInOrderOfTheirTime) {
     Reactor reactor;
     std::vector<int> order;
