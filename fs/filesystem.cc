@@ -133,6 +133,10 @@ Result<void> Filesystem::sync(Suspend& suspend) {
     return state_->store->sync(suspend);
 }
 
+void Filesystem::on_fewer_names(absl::AnyInvocable<void(InodeNumber)> call) {
+    state_->on_fewer_names = std::move(call);
+}
+
 bool Filesystem::read_only() const { return state_->store->read_only(); }
 std::vector<InodeNumber> Filesystem::referenced() const { return state_->table.referenced(); }
 blobstore::Blobstore& Filesystem::store() { return *state_->store; }
@@ -256,6 +260,8 @@ void Filesystem::State::note_modification(Inode& inode) {
 void Filesystem::State::note_unlinked(const Inode& inode) {
     if (inode.block.nlink == 0) {
         reaper.add(inode.number);
+    } else if (on_fewer_names) {
+        on_fewer_names(inode.number);
     }
 }
 

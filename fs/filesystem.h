@@ -162,7 +162,8 @@ class Filesystem {
     [[nodiscard]] bool is_shut_down() const;
 
     // Inodes. ----------------------------------------------------------------------------------
-    // "." and ".." are answered too (file handles need them). kNotFound, kNotDirectory, kTooLong.
+    // "." and ".." are answered too (file handles need them), but not of an inode without names.
+    // kNotFound, kNotDirectory, kTooLong.
     Result<Attributes> lookup(Suspend& suspend, InodeNumber parent, std::string_view name);
     // Gives references back; never suspends. An inode without names that loses its last one is
     // deleted by a background fiber. A count that is too large counts as all.
@@ -197,6 +198,9 @@ class Filesystem {
     Result<void> rename(Suspend& suspend, InodeNumber old_parent, std::string_view old_name,
                         InodeNumber new_parent, std::string_view new_name, RenameMode mode,
                         std::optional<Caller> whiteout_by = std::nullopt);
+
+    // Called from then on when an inode has lost a name and keeps another; must not suspend.
+    void on_fewer_names(absl::AnyInvocable<void(InodeNumber)> call);
 
     // Entries from an offset on (0: the start; otherwise a next_offset) until visit returns false:
     // that entry was not taken (no reference is counted). visit must not suspend. Entries that are

@@ -45,7 +45,7 @@ struct Filesystem::State {
     void note_access(Inode& inode);
     // Content was changed: mtime and ctime, lazily. REQUIRES a lock of the inode.
     void note_modification(Inode& inode);
-    // After a commit that took an inode's last name: when nlink is 0, the reaper gets it.
+    // After a commit that took a name of an inode: when that was the last one, the reaper gets it.
     void note_unlinked(const Inode& inode);
 
     // Runs the operation; when the device is full and deleted files are about to give space back,
@@ -66,6 +66,7 @@ struct Filesystem::State {
     InodeTable table;
     LazyTimes lazy_times;
     OrphanReaper reaper;
+    absl::AnyInvocable<void(InodeNumber)> on_fewer_names;
     driver::FiberMutex rename_mutex;                   // held by renames between directories
     driver::FiberMutex copy_mutex;                     // of copy_buffer
     driver::DmaBuffer copy_buffer;                     // allocated by the first copy_file_range

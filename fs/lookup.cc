@@ -25,6 +25,10 @@ Result<Attributes> Filesystem::lookup(Suspend& suspend, InodeNumber parent, std:
     }
     if (name == ".") {
         TRY_ASSIGN(const LockedInode inode, state_->table.lock_shared(suspend, parent));
+        // A file handle of what is being deleted: whoever has it open does not ask like this.
+        if (inode->block.nlink == 0) {
+            return fail(Errc::kNotFound, "looking up an inode without names", value(parent));
+        }
         return state_->referenced_attributes(suspend, *inode);
     }
     TRY_ASSIGN(const LockedInode directory, state_->lock_directory_shared(suspend, parent));

@@ -22,13 +22,13 @@ bool CacheWriteBack::start() {
     // A pipe, since the reactor takes no locks. It holds far more jobs than there are requests.
     std::array<int, 2> ends{};
     if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-        spdlog::warn("looking for holes without what is in the cache: {}", std::strerror(errno));
+        spdlog::warn("the kernel cannot be told to write its cache out: {}", std::strerror(errno));
         return false;
     }
     try {
         thread_ = std::thread([this, jobs = ends[0]] { work(jobs); });
     } catch (const std::system_error& error) {
-        spdlog::warn("looking for holes without what is in the cache: {}", error.what());
+        spdlog::warn("the kernel cannot be told to write its cache out: {}", error.what());
         ::close(ends[0]);
         ::close(ends[1]);
         return false;
@@ -41,7 +41,11 @@ void CacheWriteBack::work(int jobs) const {
     Job* job = nullptr;
     while (::read(jobs, &job, sizeof(job)) == static_cast<ssize_t>(sizeof(job))) {
         for (const InodeNumber inode : job->inodes) {
-            connection_.write_out_and_forget(inode, job->offset);
+            if (job->offset) {
+                connection_.write_out_and_forget(inode, *job->offset);
+            } else {
+                connection_.forget_attributes(inode);
+            }
         }
         while (!reactor_.post([job] { job->done.done(); })) std::this_thread::yield();
     }
@@ -49,11 +53,11 @@ void CacheWriteBack::work(int jobs) const {
 }
 
 void CacheWriteBack::write_out(driver::Suspend& suspend, InodeNumber inode, std::uint64_t offset) {
-    write_out_all(suspend, std::span(&inode, 1), offset);
+    work_on(suspend, std::span(&inode, 1), offset);
 }
 
-void CacheWriteBack::write_out_all(driver::Suspend& suspend, std::span<const InodeNumber> inodes,
-                                   std::uint64_t offset) {
+void CacheWriteBack::work_on(driver::Suspend& suspend, std::span<const InodeNumber> inodes,
+                             std::optional<std::uint64_t> offset) {
     if (!start()) return;
     Job job{.inodes = inodes, .offset = offset};
     job.done.add();

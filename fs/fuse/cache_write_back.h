@@ -3,11 +3,14 @@
 // Makes the kernel write out, and drop, what its page cache holds of a file. SEEK_DATA and
 // SEEK_HOLE need it: the kernel passes them on without doing so itself, and cp(1) would take what
 // was written a moment ago for a hole. So does a shutdown: what is cached would go on being read.
+// And makes it forget attributes (attribute_refresh.h).
 //
-// Telling the kernel blocks until it has written, and it writes to us: so a thread of its own does
-// it, started by the first call. Everything else is the reactor's thread.
+// Telling the kernel blocks until it has written, or has dropped the inode if it is about to, and
+// for both it writes to us: so a thread of its own does it, started by the first call. Everything
+// else is the reactor's thread.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <thread>
 
@@ -31,17 +34,21 @@ class CacheWriteBack {
     void write_out(driver::Suspend& suspend, InodeNumber inode, std::uint64_t offset);
     // The same of many files, from their beginning on, and their attributes.
     void write_out(driver::Suspend& suspend, std::span<const InodeNumber> inodes) {
-        write_out_all(suspend, inodes, 0);
+        work_on(suspend, inodes, 0);
+    }
+    // Suspends until the kernel knows that it must ask for the attributes of these inodes anew.
+    void forget_attributes(driver::Suspend& suspend, std::span<const InodeNumber> inodes) {
+        work_on(suspend, inodes, std::nullopt);
     }
 
   private:
     struct Job {
         std::span<const InodeNumber> inodes{};
-        std::uint64_t offset = 0;
+        std::optional<std::uint64_t> offset{};  // without one: attributes only
         driver::WaitGroup done{};
     };
-    void write_out_all(driver::Suspend& suspend, std::span<const InodeNumber> inodes,
-                       std::uint64_t offset);
+    void work_on(driver::Suspend& suspend, std::span<const InodeNumber> inodes,
+                 std::optional<std::uint64_t> offset);
     bool start();
     void work(int jobs) const;
 

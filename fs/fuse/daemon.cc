@@ -168,6 +168,7 @@ class Daemon {
     std::unique_ptr<driver::Device> device_;
     std::unique_ptr<Filesystem> filesystem_;
     std::unique_ptr<CacheWriteBack> write_back_;
+    std::unique_ptr<AttributeRefresh> refresh_;
     std::unique_ptr<fsck::OnlineCheck> check_;
     std::unique_ptr<Operations> operations_;
     std::unique_ptr<KernelMount> mount_;
@@ -253,8 +254,10 @@ bool Daemon::mount() {
         return failed("mounting " + source_.name + " on " + mountpoint_ + ": " + message);
     }
     write_back_ = std::make_unique<CacheWriteBack>(*reactor_, mount_->descriptor());
+    refresh_ = std::make_unique<AttributeRefresh>(*reactor_, *write_back_);
     check_ = std::make_unique<fsck::OnlineCheck>(*reactor_, *device_, filesystem_->store());
-    operations_ = std::make_unique<Operations>(*filesystem_, write_back_.get(), check_.get());
+    operations_ =
+        std::make_unique<Operations>(*filesystem_, write_back_.get(), refresh_.get(), check_.get());
     if (access == Access::kOwnerAndRoot) channel_options_.owner_and_root = ::getuid();
     channel_options_.trace = options_.trace;
     Result<std::unique_ptr<Channel>> channel =
@@ -291,7 +294,10 @@ void Daemon::serve() {
     reactor_->add_poller(*channel_);
     reactor_->run();
     channel_->stop_reading();
-    reactor_->block_on([this](Suspend& suspend) { channel_->drain(suspend); });
+    reactor_->block_on([this](Suspend& suspend) {
+        channel_->drain(suspend);
+        refresh_->stop(suspend);
+    });
     reactor_->remove_poller(*channel_);
     reactor_->remove_poller(signals);
     if (unmounting_.joinable()) unmounting_.join();
@@ -305,7 +311,14 @@ void Daemon::begin_unmount(int signal_number) {
         mount_->unmount_and_sync();
         // Files may still be open: those who have them see the daemon end, but lose nothing that
         // they wrote before.
-        while (!reactor_->post([this] { reactor_->stop(); })) std::this_thread::yield();
+        // What the kernel is being told may wait for a request to be answered.
+        const auto stop = [this] {
+            reactor_->spawn([this](Suspend& suspend) {
+                refresh_->stop(suspend);
+                reactor_->stop();
+            });
+        };
+        while (!reactor_->post(stop)) std::this_thread::yield();
     });
 }
 
@@ -313,6 +326,7 @@ bool Daemon::close() {
     if (channel_) spdlog::debug("{}", channel_->describe());
     channel_.reset();
     operations_.reset();
+    refresh_.reset();
     write_back_.reset();
     mount_.reset();  // nobody sees the filesystem any more while it is written to the end
     const bool shut_down = filesystem_ && filesystem_->is_shut_down();

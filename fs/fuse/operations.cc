@@ -153,6 +153,13 @@ Result<Reply> list(Suspend& suspend, Filesystem& filesystem, Request& request,
 
 }  // namespace
 
+Operations::Operations(Filesystem& filesystem, CacheWriteBack* write_back,
+                       AttributeRefresh* refresh, fsck::OnlineCheck* check)
+    : filesystem_(filesystem), write_back_(write_back), refresh_(refresh), check_(check) {
+    if (refresh == nullptr) return;
+    filesystem.on_fewer_names([refresh](InodeNumber inode) { refresh->note(inode); });
+}
+
 Operations::Handler Operations::handler(std::uint32_t opcode) {
     static constexpr std::size_t kOpcodes = 64;
     static constexpr std::array<Handler, kOpcodes> kHandlers = [] {
@@ -317,6 +324,7 @@ Result<Reply> Operations::symlink(Suspend& suspend, Request& request) {
     if (!name || !target) return malformed();
     TRY_ASSIGN(const Attributes made,
                filesystem_.symlink(suspend, caller(request), request.inode(), *name, *target));
+    note_names(request.inode());
     return entry_reply(request, made);
 }
 
@@ -328,6 +336,7 @@ Result<Reply> Operations::mknod(Suspend& suspend, Request& request) {
     TRY_ASSIGN(const Attributes made,
                filesystem_.mknod(suspend, caller(request, in->umask), request.inode(), *name,
                                  in->mode, decode_device(in->rdev)));
+    note_names(request.inode());
     return entry_reply(request, made);
 }
 
@@ -338,6 +347,7 @@ Result<Reply> Operations::mkdir(Suspend& suspend, Request& request) {
     if (!in || !name) return malformed();
     TRY_ASSIGN(const Attributes made, filesystem_.mkdir(suspend, caller(request, in->umask),
                                                         request.inode(), *name, in->mode));
+    note_names(request.inode());
     return entry_reply(request, made);
 }
 
@@ -349,6 +359,7 @@ Result<Reply> Operations::create(Suspend& suspend, Request& request) {
     TRY_ASSIGN(Attributes made,
                filesystem_.create(suspend, caller(request, in->umask), request.inode(), *name,
                                   in->mode, (in->flags & O_EXCL) != 0));
+    note_names(request.inode());
     if ((in->flags & O_TRUNC) != 0 && made.size != 0) {
         // It was there already; the kernel believes that CREATE has emptied it.
         SetAttributes empty;
@@ -380,6 +391,7 @@ Result<Reply> Operations::link(Suspend& suspend, Request& request) {
     if (!in || !name) return malformed();
     TRY_ASSIGN(const Attributes linked,
                filesystem_.link(suspend, InodeNumber{in->oldnodeid}, request.inode(), *name));
+    note_names(request.inode());
     return entry_reply(request, linked);
 }
 
@@ -388,6 +400,7 @@ Result<Reply> Operations::unlink(Suspend& suspend, Request& request) {
     const auto name = arguments.take_string();
     if (!name) return malformed();
     TRY(filesystem_.unlink(suspend, request.inode(), *name));
+    note_names(request.inode());
     return Reply{};
 }
 
@@ -396,6 +409,7 @@ Result<Reply> Operations::rmdir(Suspend& suspend, Request& request) {
     const auto name = arguments.take_string();
     if (!name) return malformed();
     TRY(filesystem_.rmdir(suspend, request.inode(), *name));
+    note_names(request.inode());
     return Reply{};
 }
 
@@ -407,6 +421,8 @@ Result<Reply> Operations::rename(Suspend& suspend, Request& request) {
     if (!in || !old_name || !new_name) return malformed();
     TRY(filesystem_.rename(suspend, request.inode(), *old_name, InodeNumber{in->newdir}, *new_name,
                            RenameMode::kReplace));
+    note_names(request.inode());
+    note_names(InodeNumber{in->newdir});
     return Reply{};
 }
 
@@ -429,6 +445,8 @@ Result<Reply> Operations::rename_with_flags(Suspend& suspend, Request& request) 
                            : no_replace ? RenameMode::kNoReplace
                                         : RenameMode::kReplace,
                            whiteout_by));
+    note_names(request.inode());
+    note_names(InodeNumber{in->newdir});
     return Reply{};
 }
 
@@ -611,6 +629,9 @@ Result<Reply> Operations::setxattr(Suspend& suspend, Request& request) {
         default:
             return fail(Errc::kInvalidArgument, "setting an extended attribute");
     }
+    // An access list changes the mode, and the kernel would take an older answer to a GETATTR that
+    // reaches its process later for a newer one.
+    request.make_stale(request.inode());
     TRY(filesystem_.setxattr(suspend, request.inode(), *name, bytes, mode,
                              (in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID) != 0));
     return Reply{};
@@ -639,6 +660,7 @@ Result<Reply> Operations::removexattr(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto name = arguments.take_string();
     if (!name) return malformed();
+    request.make_stale(request.inode());
     TRY(filesystem_.removexattr(suspend, request.inode(), *name));
     return Reply{};
 }

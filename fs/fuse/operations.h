@@ -12,6 +12,7 @@
 
 #include "fs/filesystem.h"
 #include "fs/fsck/online_check.h"
+#include "fs/fuse/attribute_refresh.h"
 #include "fs/fuse/cache_write_back.h"
 #include "fs/fuse/channel.h"
 #include "fs/fuse/request.h"
@@ -20,10 +21,9 @@ namespace blobfs::fs::fuse {
 
 class Operations final : public Service {
   public:
-    // The filesystem outlives this, and so do write_back and check, if there are any.
+    // The filesystem outlives this, and so do the others, if there are any.
     explicit Operations(Filesystem& filesystem, CacheWriteBack* write_back = nullptr,
-                        fsck::OnlineCheck* check = nullptr)
-        : filesystem_(filesystem), write_back_(write_back), check_(check) {}
+                        AttributeRefresh* refresh = nullptr, fsck::OnlineCheck* check = nullptr);
 
     Result<Reply> serve(driver::Suspend& suspend, Request& request) override;
     void forget(const Request& request) override;
@@ -96,9 +96,15 @@ class Operations final : public Service {
     static constexpr std::size_t kSmallSpaceBytes = 64 * 1024;
     static constexpr std::size_t kManySpaceNotices = 4096;
 
+    // Names came or went in the directory.
+    void note_names(InodeNumber directory) {
+        if (refresh_ != nullptr) refresh_->note(directory);
+    }
+
     static constexpr std::size_t kMaxLostWrites = 4096;
     Filesystem& filesystem_;
     CacheWriteBack* write_back_;
+    AttributeRefresh* refresh_;
     fsck::OnlineCheck* check_;
     std::unordered_map<std::uint64_t, Error>
         lost_writes_;  // by inode, not yet reported by write(2)

@@ -161,6 +161,39 @@ TEST_F(Names, LinkCountsAndUnlinkTakesOneNameOnly) {
     });
 }
 
+TEST_F(Names, WhatIsToldOfInodesThatLoseANameAndKeepAnother) {
+    run([&](Suspend& suspend) {
+        std::vector<InodeNumber> told;
+        fs->on_fewer_names([&](InodeNumber inode) { told.push_back(inode); });
+        const InodeNumber one = make_file(suspend, kRootInode, "one");
+        const InodeNumber other = make_file(suspend, kRootInode, "other");
+        for (const char* name : {"two", "three"}) {
+            unreferenced(must(fs->link(suspend, one, kRootInode, name)));
+        }
+        EXPECT_TRUE(told.empty());
+        must(fs->unlink(suspend, kRootInode, "two"));
+        EXPECT_EQ(told, std::vector{one});
+        must(fs->rename(suspend, kRootInode, "other", kRootInode, "three", RenameMode::kReplace));
+        EXPECT_EQ(told, (std::vector{one, one}));
+        must(fs->unlink(suspend, kRootInode, "one"));  // the last name
+        EXPECT_EQ(must(lookup(suspend, kRootInode, "three")), other);
+        EXPECT_EQ(told.size(), 2U);
+        fs->on_fewer_names({});
+    });
+}
+
+TEST_F(Names, AnInodeWithoutNamesIsNotFoundByItsNumber) {
+    run([&](Suspend& suspend) {
+        const Attributes made = must(fs->create(suspend, kUser, kRootInode, "file", 0666, true));
+        EXPECT_EQ(must(lookup(suspend, made.inode, ".")), made.inode);
+        must(fs->unlink(suspend, kRootInode, "file"));
+        EXPECT_EQ(attributes(suspend, made.inode).nlink, 0U);  // still in use
+        EXPECT_TRUE(fails_with(fs->lookup(suspend, made.inode, "."), Errc::kNotFound));
+        fs->forget(made.inode, 1);
+        EXPECT_TRUE(fails_with(fs->lookup(suspend, made.inode, "."), Errc::kNotFound));
+    });
+}
+
 TEST_F(Names, UnlinkAndRmdirRefuseTheOtherKind) {
     run([&](Suspend& suspend) {
         make_file(suspend, kRootInode, "file");
