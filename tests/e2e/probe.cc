@@ -37,6 +37,9 @@ constexpr Probe kProbes[] = {
     {"crash-writer", 2, probe_crash_writer},
     {"crash-verify", 3, probe_crash_verify},
     {"partial-copy", 2, probe_partial_copy},
+    {"keep-handle", 2, probe_keep_handle},
+    {"handle-is", 3, probe_handle_is},
+    {"handle-is-stale", 2, probe_handle_is_stale},
 };
 
 }  // namespace

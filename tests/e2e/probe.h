@@ -35,4 +35,11 @@ void probe_crash_verify(Arguments arguments);
 // SOURCE COPY: a copy that was cut short: nothing in it that the source does not have.
 void probe_partial_copy(Arguments arguments);
 
+// PATH FILE: writes a file handle of the path into the file.
+void probe_keep_handle(Arguments arguments);
+// MOUNTPOINT FILE PATH: the handle kept in the file leads to the path, and from there upwards.
+void probe_handle_is(Arguments arguments);
+// MOUNTPOINT FILE: the handle kept in the file is stale.
+void probe_handle_is_stale(Arguments arguments);
+
 }  // namespace blobfs::e2e

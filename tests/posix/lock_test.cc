@@ -71,6 +71,55 @@ TEST_F(Lock, FlockWaitsAndGetsIt) {
     EXPECT_EQ(status, 0);
 }
 
+TEST_F(Lock, WhatAKilledProcessHeldGoesToWhoWaits) {
+    int ready[2];
+    ASSERT_EQ(pipe(ready), 0);
+    const pid_t holder = fork();
+    if (holder == 0) {
+        const Descriptor own("file", O_RDWR);
+        if (flock(*own, LOCK_EX) != 0 || set(own, F_WRLCK, 0, 0) != 0) _exit(1);
+        if (write(ready[1], "x", 1) != 1) _exit(1);
+        pause();
+        _exit(0);
+    }
+    char byte = 0;
+    ASSERT_EQ(read(ready[0], &byte, 1), 1);
+    std::vector<pid_t> waiters;
+    for (const bool whole : {true, false}) {
+        waiters.push_back(fork());
+        if (waiters.back() == 0) {
+            alarm(60);
+            const Descriptor own("file", O_RDWR);
+            const long result = whole ? flock(*own, LOCK_EX) : set(own, F_WRLCK, 0, 0, F_SETLKW);
+            _exit(result == 0 ? 0 : 1);
+        }
+    }
+    let_time_pass();
+    kill(holder, SIGKILL);
+    waitpid(holder, nullptr, 0);
+    for (const pid_t waiter : waiters) {
+        int status = 1;
+        EXPECT_EQ(waitpid(waiter, &status, 0), waiter);
+        EXPECT_EQ(status, 0);
+    }
+    // One that is killed while it waits leaves nothing behind.
+    Descriptor one("file", O_RDWR);
+    ASSERT_EQ(error(flock(*one, LOCK_EX | LOCK_NB)), "ok");
+    const pid_t waiter = fork();
+    if (waiter == 0) {
+        one.close();
+        flock(*Descriptor("file", O_RDWR), LOCK_EX);
+        _exit(0);
+    }
+    let_time_pass();
+    kill(waiter, SIGKILL);
+    EXPECT_EQ(waitpid(waiter, nullptr, 0), waiter);
+    EXPECT_EQ(error(flock(*one, LOCK_UN)), "ok");
+    EXPECT_EQ(error(flock(*Descriptor("file", O_RDWR), LOCK_EX | LOCK_NB)), "ok");
+    close(ready[0]);
+    close(ready[1]);
+}
+
 TEST_F(Lock, FlockOfADirectory) {
     const Descriptor one(".", O_RDONLY), two(".", O_RDONLY);
     EXPECT_EQ(error(flock(*one, LOCK_EX | LOCK_NB)), "ok");
