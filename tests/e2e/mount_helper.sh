@@ -44,6 +44,26 @@ umount "$folder"
 free "$image" || fail "umount returned before the daemon let go of the device"
 mkfs.blobfs --dry-run --force -q "$image" || fail "mkfs right after umount"
 
+# Generic options, also of a mount that is there.
+mount -t fuse.blobfs "$image" "$folder"
+cp /bin/true "$folder/program" && mknod "$folder/null" c 1 3
+"$folder/program" && : >"$folder/null" || fail "exec and dev are not the default of root's mounts"
+echo held >"$folder/held"
+mount -o remount,ro "$folder"
+! touch "$folder/x" 2>/dev/null || fail "remount,ro was not heeded"
+equal "$(<"$folder/held")" held "a file after remount,ro"
+mount -o remount,rw "$folder"
+touch "$folder/x" || fail "remount,rw was not heeded"
+mount -o remount,noexec,nodev,nosuid "$folder"
+! "$folder/program" 2>/dev/null || fail "remount,noexec was not heeded"
+! (: >"$folder/null") 2>/dev/null || fail "remount,nodev was not heeded"
+findmnt -no OPTIONS "$folder" | grep -q nosuid || fail "remount,nosuid was not heeded"
+umount "$folder"
+mount -t fuse.blobfs -o noexec,nosuid,nodev,noatime "$image" "$folder"
+! "$folder/program" 2>/dev/null || fail "noexec was not heeded"
+! (: >"$folder/null") 2>/dev/null || fail "nodev was not heeded"
+umount "$folder"
+
 cat >"$WORK/fstab" <<FSTAB
 $image $folder fuse.blobfs noatime,allow_other 0 0
 $outer/other.img $outer/mnt/other fuse.blobfs ro,noauto 0 0
