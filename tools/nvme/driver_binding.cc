@@ -19,7 +19,7 @@ namespace {
 using driver::PciFunction;
 constexpr std::uint64_t kHugepageBytes = std::uint64_t{2} << 20;
 
-tl::unexpected<std::string> refuse(const std::string& text) {
+tl::unexpected<std::string> cannot(const std::string& text) {
     return tl::unexpected<std::string>(text);
 }
 
@@ -31,14 +31,14 @@ tl::expected<void, std::string> run(const std::vector<std::string>& program) {
     const int error =
         ::posix_spawnp(&child, arguments[0], nullptr, nullptr, arguments.data(), environ);
     if (error != 0) {
-        return refuse("starting " + program[0] + ": " + std::strerror(error) +
+        return cannot("starting " + program[0] + ": " + std::strerror(error) +
                       (error == ENOENT ? ": is it installed?" : ""));
     }
     int status = 0;
     while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-        return refuse("this failed: " +
+        return cannot("this failed: " +
                       BindingStep{.program = program, .file = {}, .text = {}}.describe());
     }
     return {};
@@ -51,22 +51,22 @@ tl::expected<void, std::string> write_file(const std::string& path, const std::s
     const int error = errno;
     if (file >= 0) ::close(file);
     if (written) return {};
-    return refuse("writing to " + path + ": " + std::strerror(error) +
+    return cannot("writing to " + path + ": " + std::strerror(error) +
                   (error == EACCES || error == EPERM ? ": this needs root" : ""));
 }
 
 // Nobody, neither the kernel nor a process, is at work with the controller.
 tl::expected<ControllerSummary, std::string> idle_controller(const std::string& address) {
     const PciFunction function(address);
-    if (!function.exists()) return refuse(address + ": there is no such PCI device");
-    if (!function.is_nvme()) return refuse(address + ": it is no NVMe controller");
+    if (!function.exists()) return cannot(address + ": there is no such PCI device");
+    if (!function.is_nvme()) return cannot(address + ": it is no NVMe controller");
     ControllerSummary summary = summarize(function);
     for (const Disk& disk : summary.disks) {
-        if (!disk.uses.empty()) return refuse(address + " is in use: " + disk.uses.front());
+        if (!disk.uses.empty()) return cannot(address + " is in use: " + disk.uses.front());
     }
     if ((summary.driver == "vfio-pci" && driver::vfio_taken(function)) ||
         (summary.driver == "uio_pci_generic" && driver::uio_taken(function))) {
-        return refuse(address + " is in use: a process drives it (a mounted blobfs?)");
+        return cannot(address + " is in use: a process drives it (a mounted blobfs?)");
     }
     return summary;
 }
@@ -100,11 +100,11 @@ std::string BindingStep::describe() const {
 
 BindingSteps plan_bind(const std::string& address, const BindRequest& request) {
     auto controller = idle_controller(address);
-    if (!controller) return refuse(controller.error());
+    if (!controller) return cannot(controller.error());
     std::string driver = request.driver;
     if (driver.empty()) driver = controller->iommu_group ? "vfio-pci" : "uio_pci_generic";
     if (driver == "uio_pci_generic" && controller->iommu == PciFunction::Iommu::kTranslating) {
-        return refuse(address +
+        return cannot(address +
                       " is behind an IOMMU, through which uio_pci_generic cannot work; "
                       "use vfio-pci");
     }
@@ -131,7 +131,7 @@ BindingSteps plan_bind(const std::string& address, const BindRequest& request) {
 
 BindingSteps plan_unbind(const std::string& address, bool persist) {
     auto controller = idle_controller(address);
-    if (!controller) return refuse(controller.error());
+    if (!controller) return cannot(controller.error());
     std::vector<BindingStep> steps;
     if (persist) {
         steps.push_back(
@@ -145,7 +145,7 @@ BindingSteps plan_unbind(const std::string& address, bool persist) {
 
 BindingSteps plan_reset(const std::string& address) {
     auto controller = idle_controller(address);
-    if (!controller) return refuse(controller.error());
+    if (!controller) return cannot(controller.error());
     return std::vector<BindingStep>{
         {.program = {}, .file = PciFunction(address).directory() + "/reset", .text = "1"}};
 }
