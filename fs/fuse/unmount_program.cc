@@ -26,7 +26,7 @@ namespace blobfs::fs::fuse {
 
 namespace {
 
-constexpr int kUsageError = 1;
+constexpr int kWrongUsage = 1;
 constexpr int kUnmountFailed = 32;  // as umount(8) has it
 constexpr auto kPatience = std::chrono::seconds(60);
 constexpr auto kStep = std::chrono::milliseconds(5);
@@ -126,7 +126,7 @@ int unmount(const UnmountOptions& options, const std::string& path) {
 int run_unmount(int argc, char** argv) {
     UnmountOptions options;
     if (!parse(argc, argv, options)) {
-        return complain(kUsageError, "usage: umount.fuse.blobfs MOUNTPOINT [-lfrnv]");
+        return complain(kWrongUsage, "usage: umount.fuse.blobfs MOUNTPOINT [-lfrnv]");
     }
     const auto mount = resolve(options.mountpoint);
     if (!mount) return complain(kUnmountFailed, options.mountpoint + " is not mounted");
