@@ -107,9 +107,10 @@ Result<void> LogReader::make_window() {
     return {};
 }
 
-Result<std::uint64_t> LogReader::batches_beyond(Suspend& suspend, const LogPosition& end) {
+Result<WriteAheadLog::Beyond> LogReader::batches_beyond(Suspend& suspend, const LogPosition& end) {
     TRY(make_window());
-    std::uint64_t beyond = 0;
+    WriteAheadLog::Beyond beyond;
+    std::uint64_t last = 0;
     for (std::uint64_t block = 0; block < geometry_.blocks;) {
         const auto found = find_any(suspend, block, end.batch);
         // What cannot be read here is not needed: it proves nothing.
@@ -117,8 +118,13 @@ Result<std::uint64_t> LogReader::batches_beyond(Suspend& suspend, const LogPosit
             ++block;
             continue;
         }
-        ++beyond;
-        block += (*found)->header.blocks;
+        const LogBatchHeader& header = (*found)->header;
+        ++beyond.batches;
+        if (header.batch > last) {
+            last = header.batch;
+            beyond.data_from = last - std::min<std::uint64_t>(header.data_batches, last);
+        }
+        block += header.blocks;
     }
     return beyond;
 }

@@ -20,7 +20,7 @@ class LogReader {
     Result<WriteAheadLog::End> replay(driver::Suspend& suspend, const LogPosition& from,
                                       Sequence last_transaction, WriteAheadLog::Visit visit);
     // As WriteAheadLog::batches_beyond.
-    Result<std::uint64_t> batches_beyond(driver::Suspend& suspend, const LogPosition& end);
+    Result<WriteAheadLog::Beyond> batches_beyond(driver::Suspend& suspend, const LogPosition& end);
 
   private:
     struct FoundBatch {

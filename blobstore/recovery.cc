@@ -59,9 +59,12 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
                               if (operation.type != LogOperationType::kAllocate) return {};
                               return space.replay_allocate(s, operation.run);
                           }));
-    TRY_ASSIGN(const std::uint64_t beyond,
+    TRY_ASSIGN(const WriteAheadLog::Beyond beyond,
                log.batches_beyond(suspend, superblock.epoch, end.position));
-    if (beyond != 0) TRY(log_is_damaged(device, superblock, end, beyond, read_only));
+    if (beyond.batches != 0) {
+        TRY(log_is_damaged(device, superblock, end, beyond.batches, read_only));
+    }
+    const std::uint64_t data_from = std::max(end.data_from, beyond.data_from);
     // Second pass: everything else.
     ReplayedData data;
     const auto apply = [&](Suspend& s, Sequence, const LogOperation& operation) -> Result<void> {
@@ -98,7 +101,7 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
             case LogOperationType::kAllocate:
                 return {};
             case LogOperationType::kData:
-                if (operation.batch < end.data_from) return {};
+                if (operation.batch < data_from) return {};
                 return data.add(s, device, superblock, operation);
             default:
                 return fail(Errc::kCorrupt, "replaying the log");

@@ -439,7 +439,7 @@ Result<WriteAheadLog::End> WriteAheadLog::replay(Suspend& suspend, std::uint64_t
     return reader.replay(suspend, from, last_transaction, visit);
 }
 
-Result<std::uint64_t> WriteAheadLog::batches_beyond(Suspend& suspend, std::uint64_t epoch,
+Result<WriteAheadLog::Beyond> WriteAheadLog::batches_beyond(Suspend& suspend, std::uint64_t epoch,
                                                     const LogPosition& end) {
     LogReader reader(state_->device, state_->geometry, epoch);
     return reader.batches_beyond(suspend, end);

@@ -127,7 +127,11 @@ class WriteAheadLog {
     // How many whole batches of the epoch lie in the ring that are not before the end which
     // replay() found. Not 0: it is no end, a batch there is damaged that was durable once
     // (FORMAT.md, "Replay"). Reads all of the ring that can be read. Suspends.
-    Result<std::uint64_t> batches_beyond(driver::Suspend& suspend, std::uint64_t epoch,
+    struct Beyond {
+        std::uint64_t batches = 0;
+        std::uint64_t data_from = 0;  // by the last of them: End::data_from
+    };
+    Result<Beyond> batches_beyond(driver::Suspend& suspend, std::uint64_t epoch,
                                          const LogPosition& end);
 
   private:

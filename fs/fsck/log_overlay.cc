@@ -79,9 +79,13 @@ Result<LogOverlay> read_log(Suspend& suspend, driver::Device& device, const Supe
                                  apply(operation, overlay);
                                  return {};
                              });
-    // Which of it counts is known when the last batch is.
+    // Which of it counts is known when the last batch is, that behind a damaged one included.
+    blobstore::WriteAheadLog::Beyond beyond;
+    if (end) {
+        TRY_ASSIGN(beyond, reader.batches_beyond(suspend, end->position));
+    }
     if (end && has_data) {
-        const std::uint64_t data_from = end->data_from;
+        const std::uint64_t data_from = std::max(end->data_from, beyond.data_from);
         end = reader.replay(suspend, from, Sequence{superblock.transaction},
                             [&](Suspend& s, Sequence, const LogOperation& operation) {
                                 const bool counts = operation.type == LogOperationType::kData &&
@@ -92,13 +96,12 @@ Result<LogOverlay> read_log(Suspend& suspend, driver::Device& device, const Supe
     }
     if (end) {
         overlay.batches = end->batches;
-        TRY_ASSIGN(const std::uint64_t beyond, reader.batches_beyond(suspend, end->position));
-        if (beyond != 0) {
+        if (beyond.batches != 0) {
             const std::uint64_t block = superblock.log_start + end->position.block;
             findings.add({.problem = Problem::kLogDamaged,
                           .text = "the log is damaged at block " + std::to_string(block) +
                                   ": batch " + std::to_string(end->position.batch) +
-                                  " is not there, and " + std::to_string(beyond) +
+                                  " is not there, and " + std::to_string(beyond.batches) +
                                   " later ones are, which cannot be replayed without it",
                           .block = block});
         }

@@ -311,6 +311,7 @@ TEST(Blobstore, DamageInTheMiddleOfTheLogIsNotTakenForItsEnd) {
         };
         flip(3);
         const auto refused = Blobstore::open(suspend, *f.device, options);
+        if (refused) (*refused)->abandon(suspend);
         ASSERT_FALSE(refused);
         EXPECT_EQ(refused.error().code, Errc::kCorrupt) << refused.error().message();
         // What lies before the damage can be looked at.
@@ -349,6 +350,7 @@ TEST(Blobstore, ReadsWithoutAnAllocationMapWhenItIsDamaged) {
         };
         flip();
         const auto refused = Blobstore::open(suspend, *f.device, {});
+        if (refused) (*refused)->abandon(suspend);
         ASSERT_FALSE(refused);
         EXPECT_EQ(refused.error().code, Errc::kCorrupt);
         {

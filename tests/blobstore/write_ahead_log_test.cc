@@ -697,7 +697,8 @@ TEST_F(WriteAheadLogTest, VisitErrorEndsReplay) {
 TEST_F(WriteAheadLogTest, LaterBatchesShowThatABatchIsDamagedAndNotTheEnd) {
     const auto beyond = [&](LogPosition from = {}, Sequence last = {}) {
         const auto end = replay(from, last).end;
-        return *run([&](Suspend& s) { return new_log()->batches_beyond(s, 1, end->position); });
+        return run([&](Suspend& s) { return new_log()->batches_beyond(s, 1, end->position); })
+            ->batches;
     };
     // Once around the ring, so that some of what is looked for lies before the end, and older
     // batches everywhere.
@@ -727,7 +728,28 @@ TEST_F(WriteAheadLogTest, LaterBatchesShowThatABatchIsDamagedAndNotTheEnd) {
     device_->set_image(image);
     const auto end = replay(from, last).end;
     device_->fail_read = [](std::uint64_t, std::size_t) { return true; };
-    EXPECT_EQ(*run([&](Suspend& s) { return new_log()->batches_beyond(s, 1, end->position); }), 0u);
+    EXPECT_EQ(
+        run([&](Suspend& s) { return new_log()->batches_beyond(s, 1, end->position); })->batches,
+        0u);
+}
+
+// Data that was settled stays so when the batch that says it is behind a damaged one.
+TEST_F(WriteAheadLogTest, BatchesBehindADamagedOneTellWhichDataCounts) {
+    note_small_data(8u << 20, 'a');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    write("damaged");
+    note_large_data();
+    write("third");
+    note_small_data(9u << 20, 'b');
+    write("fourth");
+    *device_->at(ring_offset(1) + 100) ^= std::byte{1};
+    const auto end = replay().end;
+    EXPECT_EQ(end->position.batch, 2u);
+    EXPECT_EQ(end->data_from, 1u);
+    const auto beyond =
+        run([&](Suspend& s) { return new_log()->batches_beyond(s, 1, end->position); });
+    EXPECT_EQ(beyond->batches, 2u);
+    EXPECT_EQ(beyond->data_from, 4u);
 }
 
 TEST_F(WriteAheadLogTest, UnreadableBlockBeyondTheEndDoesNotMatter) {
