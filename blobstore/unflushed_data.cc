@@ -40,6 +40,7 @@ std::size_t UnflushedData::copy_limit() const {
 
 UnflushedData::Note UnflushedData::note(WrittenData written, bool loggable, bool over_logged) {
     Entry& entry = entries_.emplace_back();
+    entry.ranges = std::move(written.ranges_);
     entry.copied = written.bytes_ <= written.limit_;
     if (entry.copied) {
         entry.copies = std::move(written.copies_);
@@ -80,12 +81,24 @@ UnflushedData::Takeable UnflushedData::takeable(Note target) const {
 
 std::vector<DataCopy> UnflushedData::take(const Takeable& what) {
     std::vector<DataCopy> taken;
-    for (; safe_ < what.end; ++safe_) {
-        Entry& entry = entries_[safe_ - dropped_];
+    for (Note next = safe_; next < what.end; ++next) {
+        Entry& entry = entries_[next - dropped_];
         std::ranges::move(entry.copies, std::back_inserter(taken));
         copied_bytes_ -= std::exchange(entry.bytes, 0);
         entry.copies.clear();
         entry.over_logged = false;
+    }
+    // What was written meanwhile is newer than what the log has from now on.
+    for (std::size_t later = what.end - dropped_; later < entries_.size(); ++later) {
+        Entry& entry = entries_[later];
+        entry.over_logged = entry.over_logged ||
+                            std::ranges::any_of(taken, [&](const DataCopy& copy) {
+                                const ByteRange logged{copy.address,
+                                                       copy.address + copy.bytes.size()};
+                                return std::ranges::any_of(
+                                    entry.ranges,
+                                    [&](const ByteRange& range) { return range.overlaps(logged); });
+                            });
     }
     return taken;
 }

@@ -6,6 +6,7 @@
 
 #include <absl/container/inlined_vector.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <span>
@@ -64,7 +65,7 @@ class UnflushedData {
     void make_loggable(Note note);
 
     [[nodiscard]] Note noted() const { return noted_; }
-    // Up to here all is durable, by a flush or in batches that are durable or come first.
+    // Up to here all is durable, by a flush or in a batch.
     [[nodiscard]] Note safe() const { return safe_; }
     // What a batch could carry of all that is not safe, at least up to `target`: nothing (end is 0)
     // when a flush must make some of it durable.
@@ -74,8 +75,9 @@ class UnflushedData {
         std::size_t copies = 0;
     };
     [[nodiscard]] Takeable takeable(Note target) const;
-    // The copies up to that end; they are safe from now on.
+    // The copies up to that end, for a batch; logged() says when it is durable. One at a time.
     std::vector<DataCopy> take(const Takeable& what);
+    void logged(Note end) { safe_ = std::max(safe_, end); }
     // A flush that began when noted() was `covered` is over. Whether something was overwritten
     // that the log still holds.
     bool flushed(Note covered);
@@ -85,6 +87,7 @@ class UnflushedData {
     static constexpr std::size_t kMaxEntries = 4096;
 
     struct Entry {
+        absl::InlinedVector<ByteRange, 3> ranges;
         std::vector<DataCopy> copies;
         std::size_t bytes = 0;  // of the copies
         bool copied = false;    // all of it

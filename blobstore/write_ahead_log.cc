@@ -38,7 +38,8 @@ struct Batch {
     std::string payload;
     Sequence first_transaction{};
     std::uint32_t transactions = 0;
-    UnflushedData::Note data_noted = 0;  // must be durable before it is written, or be in it
+    UnflushedData::Note data_noted = 0;   // must be durable before it is written, or be in it
+    UnflushedData::Note data_logged = 0;  // up to here what was not durable is in it
     bool sealed = false;
     std::uint64_t place = 0;   // sealed: where it starts, counted on without wrapping
     std::uint64_t number = 0;  // sealed
@@ -128,6 +129,7 @@ struct WriteAheadLog::State {
     std::uint64_t settled = 0;       // the data of batches before this one is in its place
     std::uint64_t to_settle = 0;     // and that of those before this one may have been overwritten
     UnflushedData::Note data_at_mark = 0;
+    bool marked = false;  // and not trimmed yet
     bool flushing = false;
     WaitQueue flushed;
     std::optional<Error> error;
@@ -220,6 +222,7 @@ void WriteAheadLog::State::write_first(Suspend& suspend) {
     queue.pop_front();
     if (auto result = write_batch(suspend, batch); result) {
         durable = std::max(durable, batch.last_transaction());
+        data.logged(batch.data_logged);
         forget_logged_before(batch.data_from);
     } else {
         set_error(result.error());
@@ -232,6 +235,9 @@ void WriteAheadLog::State::write_first(Suspend& suspend) {
 // it is little and there is room.
 void WriteAheadLog::State::add_data(Batch& batch) {
     if (!device.properties().volatile_write_cache || left_out.data_before_log) return;
+    // Not while something makes older data durable: what is newer than this, and what comes first in
+    // a replay, could not be told apart when that is over.
+    if (flushing || marked) return;
     if (data.safe() >= batch.data_noted || logged.size() >= kMaxLoggedPieces) return;
     const UnflushedData::Takeable what = data.takeable(batch.data_noted);
     if (what.end == 0 || logged_bytes + what.bytes > kMaxLoggedDataBytes) return;
@@ -240,6 +246,7 @@ void WriteAheadLog::State::add_data(Batch& batch) {
     if (batch.payload.size() + most > max_payload()) return;
     const std::uint64_t blocks = batch_blocks(batch.payload.size() + most);
     if (place_for(blocks) + blocks - tail > geometry.blocks) return;
+    batch.data_logged = what.end;
     LogRecord record;
     for (const DataCopy& copy : data.take(what)) {
         record.data(copy.address, copy.bytes);
@@ -297,7 +304,9 @@ void WriteAheadLog::State::fill_buffer(const Batch& batch) {
 Result<void> WriteAheadLog::State::write_batch(Suspend& suspend, Batch& batch) {
     // A mapping must not be durable before the data that it maps: the data goes first.
     if (!left_out.data_before_log) {
-        TRY(make_data_durable(suspend, batch.data_noted));
+        if (batch.data_logged < batch.data_noted) {
+            TRY(make_data_durable(suspend, batch.data_noted));
+        }
         if (batch.number - data_from(batch.number) > kMaxDataBatches) TRY(flush(suspend));
     }
     batch.data_from = data_from(batch.number);
@@ -401,6 +410,7 @@ LogPosition WriteAheadLog::mark() {
     State& s = *state_;
     if (Batch* batch = s.filling()) s.seal(*batch);
     s.data_at_mark = s.data.noted();
+    s.marked = true;
     return {.block = s.head % s.geometry.blocks, .batch = s.next_number};
 }
 
@@ -420,6 +430,7 @@ void WriteAheadLog::trim(const LogPosition& mark) {
         s.queue.pop_front();
     }
     s.data.flushed(s.data_at_mark);
+    s.marked = false;
     s.forget_logged_before(mark.batch);
     s.batch_written.wake_all();
 }

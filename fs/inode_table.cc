@@ -167,6 +167,8 @@ std::vector<InodeNumber> InodeTable::dirty() const {
             }
         }
     }
+    // What is written first does not depend on where in memory it lies.
+    std::ranges::sort(numbers);
     return numbers;
 }
 

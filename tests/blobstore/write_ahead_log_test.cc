@@ -488,6 +488,69 @@ TEST_F(WriteAheadLogTest, FlushedDataOverLoggedDataMustBeSettled) {
     EXPECT_EQ(replay_data().from, 2u);
 }
 
+// What comes between the record and the batch that carries its data is newer than that.
+TEST_F(WriteAheadLogTest, DataThatIsOverwrittenBeforeItIsLoggedMustBeSettled) {
+    note_small_data(8u << 20, 'a');
+    const Sequence first = log_->append(record("first"));
+    note_large_data();  // over it, and not in the log
+    ASSERT_TRUE(commit(first));
+    EXPECT_EQ(device_->events, "U");
+    EXPECT_EQ(replay_data().texts, Texts{"1: data 8388608=a*512"});
+    ASSERT_TRUE(flush_data());
+    EXPECT_TRUE(log_->must_settle());
+}
+
+// What a flush under way covers is not put into the log any more: it may have been overwritten by what
+// the same flush covers.
+TEST_F(WriteAheadLogTest, NothingIsLoggedWhileAFlushOrACheckpointIsUnderWay) {
+    note_small_data(8u << 20, 'a');
+    log_->append(record("first"));
+    run([&](Suspend& suspend) {
+        driver::WaitGroup group;
+        group.add();
+        bool begun = false;
+        suspend.reactor().spawn([&](Suspend& inner) {
+            begun = true;
+            EXPECT_TRUE(log_->flush_data(inner));
+            group.done();
+        });
+        while (!begun) suspend.yield();
+        EXPECT_TRUE(log_->commit(suspend, log_->last_appended()));
+        group.wait(suspend);
+    });
+    EXPECT_EQ(device_->events, "FU");
+    const LogPosition mark = log_->mark();
+    note_small_data(8u << 20, 'b');
+    ASSERT_TRUE(commit(log_->append(record("second"))));
+    EXPECT_EQ(device_->events, "FUFU");
+    log_->trim(mark);
+    note_small_data(8u << 20, 'c');
+    ASSERT_TRUE(commit(log_->append(record("third"))));
+    EXPECT_EQ(device_->events, "FUFUU");
+}
+
+// Data that is in a batch on its way is not durable yet for somebody else who asks.
+TEST_F(WriteAheadLogTest, DataInABatchIsDurableWhenTheBatchIs) {
+    run([&](Suspend& suspend) {
+        note_small_data(8u << 20, 'a');
+        const Sequence first = log_->append(record("first"));
+        driver::WaitGroup group;
+        group.add();
+        bool begun = false;
+        suspend.reactor().spawn([&](Suspend& inner) {
+            begun = true;
+            EXPECT_TRUE(log_->commit(inner, first));
+            group.done();
+        });
+        while (!begun) suspend.yield();
+        EXPECT_TRUE(log_->flush_data(suspend));
+        EXPECT_TRUE(log_->last_durable() >= first ||
+                    device_->events.find('F') != std::string::npos);
+        group.wait(suspend);
+    });
+    EXPECT_EQ(replay_data().texts, Texts{"1: data 8388608=a*512"});
+}
+
 TEST_F(WriteAheadLogTest, ATrimmedLogNeedsNotBeSettled) {
     note_small_data(8u << 20, 'a');
     ASSERT_TRUE(commit(log_->append(record("first"))));
@@ -742,7 +805,7 @@ TEST_F(WriteAheadLogTest, BatchesBehindADamagedOneTellWhichDataCounts) {
     write("third");
     note_small_data(9u << 20, 'b');
     write("fourth");
-    *device_->at(ring_offset(1) + 100) ^= std::byte{1};
+    *device_->at(ring_offset(1) + 70) ^= std::byte{1};
     const auto end = replay().end;
     EXPECT_EQ(end->position.batch, 2u);
     EXPECT_EQ(end->data_from, 1u);
