@@ -92,6 +92,8 @@ class Workload {
     std::map<std::uint64_t, BlobHistory> blobs;
     std::vector<SyncPoint> syncs;
     std::size_t formatted_at = 0;
+    // Before that the copy of the superblock may be of a checkpoint before what was found.
+    std::size_t copied_at = 0;
 
     PowerCutMedium* medium = nullptr;
     std::unique_ptr<Device> device;
@@ -325,6 +327,7 @@ void Workload::go_on(Suspend& suspend, std::unique_ptr<PowerCutMedium> with, std
     medium = with.get();
     device = must(Device::open(suspend, std::move(with)));
     open(suspend);
+    copied_at = medium->journal().size();
     writes_ = earlier.writes_;
     for (const auto& [id, history] : earlier.blobs) find_blob(suspend, id, history);
     syncs.push_back({.journal = 0, .sequence = 1});
@@ -566,7 +569,10 @@ class Explorer {
                          std::to_string(workload.medium->journal().size()) + ", choice " +
                          std::to_string(choice));
             SparseImage image = workload.medium->image(at, choice);
-            if (i % 8 == 1 && restore_superblocks_from_copy(image, kDeviceBytes)) ++restored_;
+            if (i % 8 == 1 && at >= workload.copied_at &&
+                restore_superblocks_from_copy(image, kDeviceBytes)) {
+                ++restored_;
+            }
             check_image(suspend, workload, at, std::move(image), i % 3 == 0 ? 2 : 0, random_);
         }
     }
