@@ -169,6 +169,7 @@ class Daemon {
     std::unique_ptr<Filesystem> filesystem_;
     std::unique_ptr<CacheWriteBack> write_back_;
     std::unique_ptr<AttributeRefresh> refresh_;
+    driver::WaitGroup stopping_;  // fibers that end the reactor
     std::unique_ptr<fsck::OnlineCheck> check_;
     std::unique_ptr<Operations> operations_;
     std::unique_ptr<KernelMount> mount_;
@@ -297,6 +298,7 @@ void Daemon::serve() {
     reactor_->block_on([this](Suspend& suspend) {
         channel_->drain(suspend);
         refresh_->stop(suspend);
+        stopping_.wait(suspend);
     });
     reactor_->remove_poller(*channel_);
     reactor_->remove_poller(signals);
@@ -311,11 +313,14 @@ void Daemon::begin_unmount(int signal_number) {
         mount_->unmount_and_sync();
         // Files may still be open: those who have them see the daemon end, but lose nothing that
         // they wrote before.
-        // What the kernel is being told may wait for a request to be answered.
+        // What the kernel is being told may wait for a request to be answered. The kernel may be
+        // faster and end the channel, or all of this, before it is looked at.
         const auto stop = [this] {
+            stopping_.add();
             reactor_->spawn([this](Suspend& suspend) {
-                refresh_->stop(suspend);
+                if (refresh_ != nullptr) refresh_->stop(suspend);
                 reactor_->stop();
+                stopping_.done();
             });
         };
         while (!reactor_->post(stop)) std::this_thread::yield();
