@@ -64,6 +64,7 @@ struct SectorEvent {
     std::size_t issued_at;  // journal length when it was sent
     std::size_t synced_at;  // journal length when a sync that covers it had returned; or never
     bool done = false;      // the call that made it has returned
+    bool refused = false;   // with an error: nothing, or a part of it, is there
 };
 constexpr std::size_t kNever = ~std::size_t{0};
 
@@ -120,6 +121,12 @@ class Workload {
     void commit_change(Suspend& suspend, std::uint64_t id, Version version,
                        Transaction& transaction);
     void comb(Suspend& suspend, std::uint64_t id);
+    // What was just sent to the blob did not happen, or not whole.
+    void refuse(std::uint64_t id) {
+        for (auto& [sector, events] : blobs[id].sectors) {
+            if (!events.back().done) events.back().refused = true;
+        }
+    }
     void remember(std::uint64_t id, Version version) {
         blobs[id].versions.push_back(std::move(version));
     }
@@ -176,7 +183,7 @@ void Workload::change(Suspend& suspend, std::uint64_t id) {
             events.push_back(
                 {.write = 0, .issued_at = medium->journal().size(), .synced_at = kNever});
         }
-        if (full(store_->truncate(suspend, blob, size, transaction))) return;
+        if (full(store_->truncate(suspend, blob, size, transaction))) return refuse(id);
         version.size = size;
     } else {
         const std::uint64_t first = below(64), sectors = 1 + below(64);
@@ -188,7 +195,7 @@ void Workload::change(Suspend& suspend, std::uint64_t id) {
         }
         if (full(store_->deallocate(suspend, blob, first * kSector, sectors * kSector,
                                     transaction))) {
-            return;
+            return refuse(id);
         }
     }
     commit_change(suspend, id, version, transaction);
@@ -199,10 +206,12 @@ void Workload::commit_change(Suspend& suspend, std::uint64_t id, Version version
     version.record = std::to_string(below(1'000'000));
     transaction.put_record(BlobId{id}, "state", version.record);
     const auto committed = store_->commit(suspend, transaction);
-    if (!committed && committed.error().code == Errc::kNoSpace) return;
+    if (!committed && committed.error().code == Errc::kNoSpace) return refuse(id);
     version.sequence = value(must(committed));
     remember(id, version);
-    for (auto& [sector, events] : blobs[id].sectors) events.back().done = true;
+    for (auto& [sector, events] : blobs[id].sectors) {
+        if (!events.back().refused) events.back().done = true;
+    }
 }
 
 // What this does to sectors is noted when it is sent, and as done when it has returned.
@@ -223,7 +232,7 @@ void Workload::write(Suspend& suspend, std::uint64_t id, std::uint64_t first,
     Transaction transaction;
     if (full(store_->write(suspend, BlobId{id}, first * kSector,
                            data.span().first(sectors * kSector), transaction))) {
-        return;
+        return refuse(id);
     }
     version.size = std::max(version.size, (first + sectors) * kSector);
     commit_change(suspend, id, version, transaction);
