@@ -254,7 +254,7 @@ Result<std::uint64_t> AllocationMap::next_group_with_space(Suspend& suspend, std
     // moves on to the first group behind a part of the map that has none.
     while (group < group_count_) {
         std::uint32_t level = height_ - 1;
-        MapPage* page = find(level, 0);
+        TRY_ASSIGN(MapPage * page, ensure(suspend, level, 0));
         if (level == 0) return page->used_blocks < page->bits ? group : group_count_;
         std::uint64_t span = 1;  // groups below one entry of the page
         for (std::uint32_t l = 1; l < level; ++l) span *= fanout_;

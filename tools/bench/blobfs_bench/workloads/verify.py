@@ -21,7 +21,7 @@ class Verify(Workload):
         job = {"rw": "randwrite", "bs": "16k", "size": trial.sizes.verify_bytes,
                "ioengine": "libaio" if self.direct else "psync",
                "iodepth": 16 if self.direct else 1, "direct": int(self.direct),
-               "filename": trial.folder / "data", "verify": "crc32c", "verify_fatal": 1,
+               "filename": trial.folder / "data", "verify": "crc32c", "verify_fatal": 1, "verify_state_save": 0,
                "randrepeat": 1, "randseed": 7, "end_fsync": 1}
         with trial.measured(f"{self.what}-write-and-read", "s"):
             trial.run_fio(**job)
