@@ -11,6 +11,7 @@ namespace {
 constexpr std::uint64_t kIdleCheckUs = 1'000'000;
 // While requests are in flight and the reactor sleeps: timeouts and delayed retries.
 constexpr std::uint64_t kBusyCheckUs = 100'000;
+constexpr std::uint64_t kCloseStepUs = 500;
 
 DeviceProperties describe(nvme::Controller& controller, const nvme::Namespace& space,
                           const DeviceOptions& options) {
@@ -97,20 +98,33 @@ bool NvmeDevice::needs_polling() const {
 
 bool NvmeDevice::busy() const { return controller_->busy(); }
 
-JoinedDevice::JoinedDevice(Reactor& reactor, nvme::Controller& controller, nvme::QueuePair& queue,
-                           const nvme::Namespace& space, const DeviceProperties& properties)
-    : QueueDevice(queue, space, properties), reactor_(reactor), controller_(controller) {}
+JoinedDevice::JoinedDevice(Reactor& reactor, nvme::Controller& controller,
+                           const nvme::Controller::LentQueue& queue, const nvme::Namespace& space,
+                           const DeviceProperties& properties)
+    : QueueDevice(*queue.pair, space, properties),
+      reactor_(reactor),
+      controller_(controller),
+      notified_(queue.notified) {}
 
 JoinedDevice::~JoinedDevice() { CHECK(closed()); }
 
 Result<std::unique_ptr<Device>> JoinedDevice::open(Suspend& suspend, nvme::Controller& controller,
                                                    const nvme::Namespace& space,
                                                    const DeviceProperties& properties) {
-    TRY_ASSIGN(nvme::QueuePair* const queue, controller.borrow_queue(suspend));
+    TRY_ASSIGN(const nvme::Controller::LentQueue queue, controller.borrow_queue(suspend));
     std::unique_ptr<JoinedDevice> device(
-        new JoinedDevice(suspend.reactor(), controller, *queue, space, properties));
+        new JoinedDevice(suspend.reactor(), controller, queue, space, properties));
     suspend.reactor().add_poller(*device);
+    if (device->notified_) device->look_after_queue();
     return device;
+}
+
+// Timeouts and delayed retries, which nobody tells of, while the reactor sleeps.
+void JoinedDevice::look_after_queue() {
+    timer_ = reactor_.run_after(busy() ? kBusyCheckUs : kIdleCheckUs, [this] {
+        poll();
+        look_after_queue();
+    });
 }
 
 Result<std::unique_ptr<Device>> JoinedDevice::join(Suspend& suspend) {
@@ -119,8 +133,9 @@ Result<std::unique_ptr<Device>> JoinedDevice::join(Suspend& suspend) {
 
 Result<void> JoinedDevice::close(Suspend& suspend) {
     CHECK(!closed());
-    while (queue().in_flight() != 0) suspend.yield();
+    while (queue().in_flight() != 0) suspend.sleep_us(kCloseStepUs);
     set_closed();
+    if (timer_ != 0) reactor_.cancel(timer_);
     controller_.give_back_queue(suspend, queue());
     reactor_.remove_poller(*this);
     return {};
@@ -128,7 +143,8 @@ Result<void> JoinedDevice::close(Suspend& suspend) {
 
 bool JoinedDevice::poll() { return !closed() && queue().poll(reactor_.now_us()); }
 
-// Nothing wakes this thread when a completion has been posted.
-bool JoinedDevice::needs_polling() const { return !closed() && queue().in_flight() != 0; }
+bool JoinedDevice::needs_polling() const { return busy() && !notified_; }
+
+bool JoinedDevice::busy() const { return !closed() && queue().in_flight() != 0; }
 
 }  // namespace blobfs::driver

@@ -52,13 +52,18 @@ class JoinedDevice final : public QueueDevice, private Poller {
     Result<void> close(Suspend& suspend) override;
 
   private:
-    JoinedDevice(Reactor& reactor, nvme::Controller& controller, nvme::QueuePair& queue,
-                 const nvme::Namespace& space, const DeviceProperties& properties);
+    JoinedDevice(Reactor& reactor, nvme::Controller& controller,
+                 const nvme::Controller::LentQueue& queue, const nvme::Namespace& space,
+                 const DeviceProperties& properties);
+    void look_after_queue();
     bool poll() override;
     [[nodiscard]] bool needs_polling() const override;
+    [[nodiscard]] bool busy() const override;
 
     Reactor& reactor_;
     nvme::Controller& controller_;
+    const bool notified_;  // of completions: may sleep while it waits for them
+    Reactor::TimerId timer_ = 0;
 };
 
 }  // namespace blobfs::driver

@@ -286,9 +286,9 @@ Controller::Statistics Controller::statistics() const {
     return statistics;
 }
 
-Result<QueuePair*> Controller::borrow_queue(Suspend& borrower) {
+Result<Controller::LentQueue> Controller::borrow_queue(Suspend& borrower) {
     constexpr const char* kWhat = "taking one more queue of the NVMe controller";
-    Result<QueuePair*> result = fail(Errc::kBusy, kWhat);
+    Result<LentQueue> result = fail(Errc::kBusy, kWhat);
     Reactor& there = borrower.reactor();
     call_on(borrower, reactor_, [&](Suspend& suspend) {
         while (recovering_) recovered_.wait(suspend);
@@ -300,7 +300,9 @@ Result<QueuePair*> Controller::borrow_queue(Suspend& borrower) {
             IoQueue& queue = *io_queues_[i];
             if (!queue.at_home() || queue.pair().in_flight() != 0) continue;
             queue.hand_over(&there);
-            result = &queue.pair();
+            result = LentQueue{
+                .pair = &queue.pair(),
+                .notified = transport_->notify_of_completions(queue.pair().queue_id(), &there)};
             return;
         }
     });
@@ -313,6 +315,7 @@ void Controller::give_back_queue(Suspend& borrower, QueuePair& queue) {
         // Both call the borrower, who has to be there until they are through.
         while (recovering_) recovered_.wait(suspend);
         endings_.wait(suspend);
+        (void)transport_->notify_of_completions(queue.queue_id(), nullptr);
         io_queues_[queue.queue_id() - 1U]->hand_over(nullptr);
     });
 }

@@ -84,7 +84,11 @@ class Controller final : private QueueSupervisor, private EventListener {
     // Called on a fiber of another thread's reactor, which from then on has the queue pair for
     // itself and polls it, until it gives it back with nothing in flight. Both reactors run
     // meanwhile. kBusy when all are lent, kDeviceGone.
-    Result<QueuePair*> borrow_queue(Suspend& borrower);
+    struct LentQueue {
+        QueuePair* pair = nullptr;
+        bool notified = false;  // the borrower's reactor is notified of completions: it may sleep
+    };
+    Result<LentQueue> borrow_queue(Suspend& borrower);
     void give_back_queue(Suspend& borrower, QueuePair& queue);
 
     // Get Log Page; at most 4096 bytes, a multiple of 4.

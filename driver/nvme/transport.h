@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <string>
 
+namespace blobfs::driver {
+class Reactor;
+}
+
 namespace blobfs::driver::nvme {
 
 class Transport {
@@ -38,6 +42,14 @@ class Transport {
 
     // A queue pair of another thread than the transport's has written to a doorbell. That thread.
     virtual void rung_from_elsewhere() {}
+
+    // From now on that reactor is notified whenever completions have been posted to that queue, so
+    // that it may sleep while it waits for one; null: no longer. False where nothing can do so:
+    // then they are found by polling only.
+    virtual bool notify_of_completions(std::uint16_t queue_id, Reactor* reactor) {
+        (void)queue_id, (void)reactor;
+        return false;
+    }
 
     // A descriptor that becomes readable when a completion may have been posted, or -1 when
     // completions are found by polling only.

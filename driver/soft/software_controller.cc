@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 
+#include "driver/base/check.h"
 #include "driver/nvme/sgl.h"
 #include "driver/soft/host_memory.h"
 #include "driver/soft/software_queues.h"
@@ -29,6 +30,7 @@ SoftwareController::SoftwareController(std::unique_ptr<Medium> medium,
     doorbells_.resize(queues * 2 << options_.doorbell_stride_exponent);
     submission_queues_.resize(queues);
     completion_queues_.resize(queues);
+    listeners_.resize(queues);
 }
 
 SoftwareController::~SoftwareController() {
@@ -104,6 +106,11 @@ volatile std::uint32_t* SoftwareController::doorbell(std::uint32_t offset) {
     if (offset < nvme::kRegisterDoorbells || offset % sizeof(std::uint32_t) != 0) return nullptr;
     const std::size_t index = (offset - nvme::kRegisterDoorbells) / sizeof(std::uint32_t);
     return index < doorbells_.size() ? &doorbells_[index] : nullptr;
+}
+
+void SoftwareController::notify_of_completions(std::uint16_t queue_id, Reactor* reactor) {
+    CHECK(queue_id < listeners_.size());
+    listeners_[queue_id] = reactor;
 }
 
 void SoftwareController::configure(std::uint32_t value) {
@@ -215,10 +222,13 @@ bool SoftwareController::poll() {
     }
     if (medium_->in_flight() != 0) worked |= medium_->poll();
     for (const auto& queue : completion_queues_) {
-        if (queue == nullptr || queue->waiting.empty()) continue;
-        std::deque<CompletionEntry> waiting;
-        waiting.swap(queue->waiting);
-        for (const CompletionEntry& entry : waiting) post(*queue, entry);
+        if (queue == nullptr) continue;
+        if (!queue->waiting.empty()) [[unlikely]] {
+            std::deque<CompletionEntry> waiting;
+            waiting.swap(queue->waiting);
+            for (const CompletionEntry& entry : waiting) post(*queue, entry);
+        }
+        if (queue->unannounced) announce(*queue);
     }
     if (deferred_ != Deferred::kNothing) [[unlikely]]
         finish_deferred();
@@ -322,6 +332,15 @@ void SoftwareController::post(CompletionQueue& queue, CompletionEntry entry) {
     slot.status = static_cast<std::uint16_t>(entry.status | queue.phase);
     queue.tail = next;
     if (next == 0) queue.phase ^= nvme::kPhase;
+    queue.unannounced = true;
+}
+
+// Once for all that a poll() has posted. Reactor::notify() orders the entries before its look at
+// whether that reactor sleeps; the reactor, before it sleeps, looks at the queue once more.
+void SoftwareController::announce(CompletionQueue& queue) {
+    queue.unannounced = false;
+    if (Reactor* const listener = listeners_[queue.id]) [[unlikely]]
+        listener->notify();
 }
 
 void SoftwareController::log_error(const Command& command, std::uint16_t status) {

@@ -50,6 +50,8 @@ class SoftwareController final : public Poller {
     void write32(std::uint32_t offset, std::uint32_t value);
     void write64(std::uint32_t offset, std::uint64_t value);
     [[nodiscard]] volatile std::uint32_t* doorbell(std::uint32_t offset);
+    // What an interrupt is to a kernel: Transport::notify_of_completions().
+    void notify_of_completions(std::uint16_t queue_id, Reactor* reactor);
 
     bool poll() override;
     [[nodiscard]] bool needs_polling() const override;
@@ -103,6 +105,7 @@ class SoftwareController final : public Poller {
     Command* take_command(SubmissionQueue& queue);
     void complete(Command& command, MediumStatus status, std::uint32_t dword0 = 0);
     void post(CompletionQueue& queue, nvme::CompletionEntry entry);
+    void announce(CompletionQueue& queue);
     void log_error(const Command& command, std::uint16_t status);
     void deliver_events();
     static void medium_done(MediumOperation& operation, MediumStatus status);
@@ -129,6 +132,7 @@ class SoftwareController final : public Poller {
     std::vector<std::uint32_t> doorbells_;
     std::vector<std::unique_ptr<SubmissionQueue>> submission_queues_;  // by id
     std::vector<std::unique_ptr<CompletionQueue>> completion_queues_;
+    std::vector<Reactor*> listeners_;  // by id of completion queue; null: it is polled
     std::vector<std::unique_ptr<SubmissionQueue>> retired_;  // deleted, commands still with medium
     std::size_t running_ = 0;                                // commands with the medium
     bool write_cache_on_ = true;
@@ -161,6 +165,10 @@ class SoftwareTransport final : public nvme::Transport {
     [[nodiscard]] volatile std::uint32_t* doorbell(std::uint32_t offset) override;
     [[nodiscard]] int wake_descriptor() const override { return controller_.wake_descriptor(); }
     void rung_from_elsewhere() override { reactor_.notify(); }
+    bool notify_of_completions(std::uint16_t queue_id, Reactor* reactor) override {
+        controller_.notify_of_completions(queue_id, reactor);
+        return true;
+    }
     [[nodiscard]] const std::string& name() const override { return name_; }
     [[nodiscard]] SoftwareController& controller() { return controller_; }
 

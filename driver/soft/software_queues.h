@@ -25,6 +25,7 @@ struct SoftwareController::CompletionQueue {
     std::uint16_t phase = nvme::kPhase;
     std::uint32_t users = 0;              // submission queues that complete here
     std::deque<CompletionEntry> waiting;  // the host has not made room
+    bool unannounced = false;             // something was posted since its listener was notified
 };
 
 struct SoftwareController::Command : MediumOperation {

@@ -1,6 +1,7 @@
 // One controller, several threads, a queue pair for each.
 
 #include <gtest/gtest.h>
+#include <time.h>
 
 #include <atomic>
 #include <cstring>
@@ -55,12 +56,13 @@ class QueueSharing : public testing::Test {
     // Each on a thread and a reactor of its own, with a device that has joined; meanwhile the first
     // reactor runs `during` and goes on until all have ended.
     using Body = std::function<void(Suspend&, Device&, std::uint32_t index)>;
-    void on_threads(const Body& body, const std::function<void(Suspend&)>& during = {}) {
+    void on_threads(const Body& body, const std::function<void(Suspend&)>& during = {},
+                    const ReactorOptions& own_options = {}) {
         std::atomic<std::uint32_t> left = kThreads;
         std::vector<std::thread> threads;
         for (std::uint32_t i = 0; i < kThreads; ++i) {
             threads.emplace_back([&, i] {
-                Reactor own;
+                Reactor own(own_options);
                 own.block_on([&](Suspend& suspend) {
                     Result<std::unique_ptr<Device>> joined = device->join(suspend);
                     ASSERT_TRUE(joined) << joined.error().message();
@@ -150,6 +152,60 @@ TEST_F(QueueSharing, WhenAllQueuesAreTakenTheNextIsRefused) {
         while (!done) suspend.sleep_us(1000);
     });
     thread.join();
+    EXPECT_TRUE(close());
+}
+
+std::uint64_t thread_cpu_us() {
+    timespec used{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return static_cast<std::uint64_t>(used.tv_sec) * 1'000'000 +
+           static_cast<std::uint64_t>(used.tv_nsec) / 1000;
+}
+
+TEST_F(QueueSharing, ThreadSleepsWhileASlowDeviceWorksForIt) {
+    open(kThreads + 1);
+    constexpr int kReads = 10;
+    constexpr std::uint64_t kDelayUs = 40'000;
+    medium->add({.effect = Fault::Effect::kDelay, .delay_us = kDelayUs});
+    on_threads([&](Suspend& suspend, Device& joined, std::uint32_t) {
+        const DmaBuffer memory = DmaBuffer::allocate(kBlock).value();
+        const std::uint64_t before_us = thread_cpu_us();
+        for (int i = 0; i < kReads; ++i) EXPECT_TRUE(joined.read(suspend, 0, memory.span()));
+        EXPECT_LT(thread_cpu_us() - before_us, kReads * kDelayUs / 4);
+        EXPECT_GE(suspend.reactor().statistics().sleeps, 10U);
+    });
+    EXPECT_TRUE(close());
+}
+
+// A thread that has not been told finds its completion when it looks after timeouts, each 100 ms.
+TEST_F(QueueSharing, SleepingThreadIsToldOfEveryCompletion) {
+    open(kThreads + 1);
+    constexpr int kRounds = 50;
+    std::atomic<std::uint64_t> longest_us = 0;
+    on_threads(
+        [&](Suspend& suspend, Device& joined, std::uint32_t index) {
+            const std::uint64_t begin_us = suspend.reactor().now_us();
+            for (const Result<void>& result : work(suspend, joined, index, kRounds)) {
+                EXPECT_TRUE(result) << result.error().message();
+            }
+            longest_us = std::max(longest_us.load(), suspend.reactor().now_us() - begin_us);
+        },
+        {}, {.spin_us = 0, .max_spin_us = 0});
+    EXPECT_LT(longest_us, 2 * kRounds * 50'000U);
+    EXPECT_TRUE(close());
+}
+
+TEST_F(QueueSharing, TimeoutIsNoticedByASleepingThread) {
+    nvme::ControllerOptions quick;
+    quick.io_timeout_ms = 500;
+    quick.abort_grace_ms = 300;
+    open(kThreads + 1, quick);
+    medium->add({.effect = Fault::Effect::kNeverAnswer, .count = kThreads});
+    on_threads([&](Suspend& suspend, Device& joined, std::uint32_t) {
+        const DmaBuffer memory = DmaBuffer::allocate(kBlock).value();
+        EXPECT_TRUE(joined.read(suspend, 0, memory.span()));
+    });
+    EXPECT_GE(controller().statistics().resets, 1U);
     EXPECT_TRUE(close());
 }
 
