@@ -175,15 +175,26 @@ Result<void> Blobstore::sync(Suspend& suspend) {
 }
 
 Result<void> Blobstore::State::make_durable(Suspend& suspend) {
+    LogRecord empty;
+    const std::string_view nothing = empty.finish();
     const Sequence last = log.last_appended();
     Result<void> status;
-    if (value(log.last_durable()) < value(last)) status = log.commit(suspend, last);
+    if (log.last_durable() < last) {
+        status = log.commit(suspend, last);
+    } else if (log.flush_must_settle() && last != last_carried && log.has_room(nothing.size())) {
+        // A flush would need a batch behind it. One that carries the data does both. Where nothing
+        // but that happens the flush is cheaper, as the next one needs no batch.
+        status = log.commit(suspend, log.append(nothing));
+        last_carried = log.last_appended();
+        if (checkpoint_due()) want_checkpoint();
+    }
     if (status) status = log.flush_data(suspend);
     while (status && log.must_settle()) {
-        LogRecord nothing;
-        const std::string_view record = nothing.finish();
-        status = log.has_room(record.size()) ? log.commit(suspend, log.append(record))
-                                             : checkpoint(suspend, SuperblockState::kInUse);
+        if (!log.has_room(nothing.size())) {
+            TRY(checkpoint(suspend, SuperblockState::kInUse));
+            continue;
+        }
+        status = log.commit(suspend, log.append(nothing));
     }
     if (!status) fail_store(status.error());
     return status;

@@ -46,6 +46,7 @@ struct Blobstore::State {
     SpaceAllocator space;
     Btree tree;
     WriteAheadLog log;
+    Sequence last_carried{};  // what was last when make_durable() last wrote a batch only for data
     BlobLocks locks;
     // Copies of partial blocks, inline data and edges; each buffer holds two clusters.
     // A fiber holds one of them at a time.

@@ -103,6 +103,13 @@ std::vector<DataCopy> UnflushedData::take(const Takeable& what) {
     return taken;
 }
 
+bool UnflushedData::overwrites_logged() const {
+    const auto unsafe = entries_.begin() + static_cast<std::ptrdiff_t>(
+                                               std::max(safe_, dropped_) - dropped_);
+    return dropped_over_logged_ ||
+           std::any_of(unsafe, entries_.end(), [](const Entry& entry) { return entry.over_logged; });
+}
+
 bool UnflushedData::flushed(Note covered) {
     while (dropped_ < covered) drop_front();
     safe_ = std::max(safe_, covered);

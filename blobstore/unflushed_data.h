@@ -78,6 +78,8 @@ class UnflushedData {
     // The copies up to that end, for a batch; logged() says when it is durable. One at a time.
     std::vector<DataCopy> take(const Takeable& what);
     void logged(Note end) { safe_ = std::max(safe_, end); }
+    // Whether something that is not safe was written over what the log holds.
+    [[nodiscard]] bool overwrites_logged() const;
     // A flush that began when noted() was `covered` is over. Whether something was overwritten
     // that the log still holds.
     bool flushed(Note covered);

@@ -385,6 +385,11 @@ bool WriteAheadLog::must_settle() const {
     return !s.logged.empty() && s.logged.front().batch < s.to_settle;
 }
 
+bool WriteAheadLog::flush_must_settle() const {
+    const State& s = *state_;
+    return !s.logged.empty() && !s.left_out.settle_before_answer && s.data.overwrites_logged();
+}
+
 Result<void> WriteAheadLog::settle(Suspend& suspend) {
     State& s = *state_;
     if (s.logged.empty() || s.logged.back().batch < s.settled) return {};

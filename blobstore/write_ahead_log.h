@@ -86,6 +86,8 @@ class WriteAheadLog {
     // Data that is durable in its place was overwritten by a replay after a crash: until another
     // batch is durable. Whoever promises something about that data appends one and commits it.
     [[nodiscard]] bool must_settle() const;
+    // Whether that will be so after a flush of what is noted now.
+    [[nodiscard]] bool flush_must_settle() const;
     // Flushes if the log holds data that still counts, so that the next batch need not count it.
     Result<void> settle(driver::Suspend& suspend);
 

@@ -115,6 +115,10 @@ TEST_F(LoggedDataTest, AnOverwriteInPlaceIsNotUndoneByTheLog) {
         write(suspend, 4 * kBlock, std::string(kBlock, 'b'));
         must(store_->sync(suspend));
         device_.events.clear();
+        write(suspend, 4 * kBlock, std::string(kBlock, 'x'));
+        must(store_->sync(suspend));
+        EXPECT_EQ(device_.events, "WU");  // a batch of nothing else
+        device_.events.clear();
         write(suspend, 4 * kBlock, std::string(kBlock, 'c'));
         must(store_->sync(suspend));
         EXPECT_EQ(device_.events, "WFU");  // the last is an empty batch
