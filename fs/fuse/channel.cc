@@ -15,6 +15,8 @@ namespace {
 // Requests taken in one turn of the reactor: enough to make batches for the device, few enough
 // that completions are not kept waiting.
 constexpr unsigned kRequestsPerTurn = 16;
+// Buffers that are not the ring's: for what comes through the descriptor only.
+constexpr std::size_t kKeptFromRing = 8;
 
 }  // namespace
 
@@ -36,6 +38,23 @@ Result<std::unique_ptr<Channel>> Channel::create(driver::Reactor& reactor, Servi
 Channel::~Channel() { CHECK(in_flight_.count() == 0); }
 
 bool Channel::poll() {
+    if (ring_ == nullptr) return read_requests();
+    if (!reading_) {
+        ring_->submit();
+        return false;
+    }
+    const Result<bool> worked = ring_->poll(
+        kRequestsPerTurn, [this](std::size_t place) { dispatch(*ring_slots_[place]); });
+    if (!worked) {
+        spdlog::error("{}; the mount is given up", worked.error().message());
+        end(End::kFailed);
+        return true;
+    }
+    readable_ = ring_->take_readable() || readable_;
+    return (readable_ && read_requests()) || *worked;
+}
+
+bool Channel::read_requests() {
     bool worked = false;
     for (unsigned i = 0; i < kRequestsPerTurn && reading_ && !free_.empty(); ++i) {
         Slot& slot = *free_.back();
@@ -47,6 +66,7 @@ bool Channel::poll() {
         }
         switch (*received) {
             case Received::kNothing:
+                readable_ = false;
                 return worked;
             case Received::kUnmounted:
                 end(End::kUnmounted);
@@ -68,6 +88,7 @@ void Channel::dispatch(Slot& slot) {
     const Request& request = slot.request;
     const std::uint32_t opcode = request.header().opcode;
     ++statistics_.requests;
+    if (slot.ring_place) ++statistics_.by_io_uring;
     ++statistics_.by_opcode[std::min<std::size_t>(opcode, statistics_.by_opcode.size() - 1)];
     switch (opcode) {
         case FUSE_FORGET:
@@ -84,14 +105,14 @@ void Channel::dispatch(Slot& slot) {
             release(slot);
             return;
         case FUSE_DESTROY:
-            connection_.reply(request, Reply{});
+            reply(slot, Reply{});
             release(slot);
             return;
         default:
             break;
     }
     if (refused(request)) {
-        connection_.reply_error(request, EACCES);
+        reply_error(slot, EACCES);
         release(slot);
         return;
     }
@@ -109,7 +130,7 @@ void Channel::run(driver::Suspend& suspend, Slot& slot) {
         connection_.forget_attributes(request.stale_inode());
     }
     if (reply) {
-        delivered = connection_.reply(request, *reply);
+        delivered = this->reply(slot, *reply);
         if (!delivered) service_.undelivered(request, *reply);
         if (request.header().opcode == FUSE_READ) {
             statistics_.bytes_read += reply->data.size();
@@ -119,7 +140,7 @@ void Channel::run(driver::Suspend& suspend, Slot& slot) {
     } else {
         const int number = to_errno(reply.error());
         if (number != ENOENT && number != ENOSYS && number != ENODATA) ++statistics_.errors;
-        delivered = connection_.reply_error(request, number);
+        delivered = reply_error(slot, number);
     }
     if (!delivered) ++statistics_.undelivered;
     if (options_.trace) {
@@ -133,6 +154,18 @@ void Channel::run(driver::Suspend& suspend, Slot& slot) {
     in_flight_.done();
 }
 
+bool Channel::reply(Slot& slot, const Reply& reply) {
+    if (!slot.ring_place) return connection_.reply(slot.request, reply);
+    ring_->reply(*slot.ring_place, reply);
+    return true;
+}
+
+bool Channel::reply_error(Slot& slot, int error_number) {
+    if (!slot.ring_place) return connection_.reply_error(slot.request, error_number);
+    ring_->reply_error(*slot.ring_place, error_number);
+    return true;
+}
+
 void Channel::greet(Slot& slot) {
     const Request& request = slot.request;
     ArgumentReader arguments = request.arguments();
@@ -143,7 +176,8 @@ void Channel::greet(Slot& slot) {
     const Result<fuse_init_out> answer =
         answer_greeting(greeting, {.max_write_bytes = kMaxTransferBytes,
                                    .max_readahead_bytes = options_.max_readahead,
-                                   .max_background = options_.max_background});
+                                   .max_background = options_.max_background,
+                                   .io_uring = options_.io_uring && can_use_ring()});
     if (!answer) {
         spdlog::error("{}", answer.error().message());
         connection_.reply_error(request, EPROTO);
@@ -156,7 +190,43 @@ void Channel::greet(Slot& slot) {
     spdlog::debug("FUSE {}.{}, capabilities {:#x} of {:#x}", greeting.major, greeting.minor,
                   std::uint64_t{answer->flags2} << 32 | answer->flags,
                   std::uint64_t{greeting.flags2} << 32 | greeting.flags);
+    const bool ring = (std::uint64_t{answer->flags2} << 32 & kOverIoUring) != 0;
+    if (ring && !start_ring()) {
+        end(End::kFailed);
+        return;
+    }
+    if (options_.io_uring && !ring) {
+        spdlog::warn(
+            "the kernel does not offer FUSE over io_uring (Linux 6.14, with "
+            "/sys/module/fuse/parameters/enable_uring set to Y); going on without");
+    }
     if (!std::exchange(greeted_, true) && on_ready) on_ready();
+}
+
+// A request at least for each queue of the kernel.
+bool Channel::can_use_ring() const {
+    const Result<std::size_t> queues = RequestRing::queue_count();
+    return queues && slots_.size() >= kKeptFromRing + *queues;
+}
+
+// From the answered greeting on the kernel sends nothing before all queues have an entry.
+bool Channel::start_ring() {
+    while (free_.size() > kKeptFromRing) {
+        ring_slots_.push_back(free_.back());
+        free_.pop_back();
+    }
+    std::vector<Request*> requests;
+    for (std::size_t place = 0; place < ring_slots_.size(); ++place) {
+        ring_slots_[place]->ring_place = place;
+        requests.push_back(&ring_slots_[place]->request);
+    }
+    auto ring = RequestRing::create(connection_.descriptor(), requests);
+    if (!ring) {
+        spdlog::error("{}; mount without io_uring", ring.error().message());
+        return false;
+    }
+    ring_ = std::move(*ring);
+    return true;
 }
 
 bool Channel::refused(const Request& request) const {
@@ -184,7 +254,9 @@ void Channel::end(End how) {
     if (on_end) std::exchange(on_end, nullptr)(how);
 }
 
-void Channel::release(Slot& slot) { free_.push_back(&slot); }
+void Channel::release(Slot& slot) {
+    if (!slot.ring_place) free_.push_back(&slot);
+}
 
 Channel::Statistics Channel::statistics() const {
     Statistics copy = statistics_;
@@ -193,7 +265,8 @@ Channel::Statistics Channel::statistics() const {
 }
 
 std::string Channel::describe() const {
-    std::string text = "requests " + std::to_string(statistics_.requests) + ", in flight " +
+    std::string text = "requests " + std::to_string(statistics_.requests) + " (" +
+                       std::to_string(statistics_.by_io_uring) + " by io_uring), in flight " +
                        std::to_string(in_flight_.count()) + " (most " +
                        std::to_string(statistics_.most_in_flight) + "), errors " +
                        std::to_string(statistics_.errors) + ", undelivered " +

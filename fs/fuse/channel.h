@@ -5,7 +5,8 @@
 // reply without changing thread, unless it waits for the device. Reactor thread.
 //
 // Requests are read into a fixed pool of buffers (request.h). When all are in use nothing is read:
-// the kernel's queue is the back-pressure.
+// the kernel's queue is the back-pressure. With FUSE over io_uring (request_ring.h) most buffers
+// are the kernel's from the beginning, and requests come there.
 
 #include <sys/types.h>
 
@@ -23,6 +24,7 @@
 #include "driver/reactor/reactor.h"
 #include "fs/fuse/connection.h"
 #include "fs/fuse/request.h"
+#include "fs/fuse/request_ring.h"
 
 namespace blobfs::fs::fuse {
 
@@ -44,6 +46,7 @@ struct ChannelOptions {
     std::uint16_t max_background = 64;  // of these, the kernel's read-ahead and asynchronous I/O
     std::uint32_t max_readahead = 1u << 20;
     std::optional<uid_t> owner_and_root = {};  // allow_root: everybody else gets EACCES
+    bool io_uring = false;                     // if the kernel offers it
     bool trace = false;                        // each request and its answer to the log
 };
 
@@ -65,7 +68,8 @@ class Channel final : public driver::Poller {
     [[nodiscard]] bool needs_polling() const override { return false; }
     [[nodiscard]] bool busy() const override { return in_flight_.count() != 0; }
     [[nodiscard]] int wake_descriptor() const override {
-        return reading_ ? connection_.descriptor() : -1;
+        if (!reading_) return -1;
+        return ring_ != nullptr ? ring_->descriptor() : connection_.descriptor();
     }
 
     // Reads no more requests; those in flight go on.
@@ -75,6 +79,7 @@ class Channel final : public driver::Poller {
 
     struct Statistics {
         std::uint64_t requests = 0;
+        std::uint64_t by_io_uring = 0;  // of these
         std::uint64_t errors = 0;       // answered with an error, "no such file" excepted
         std::uint64_t undelivered = 0;  // replies that the kernel did not take
         std::uint64_t bytes_read = 0, bytes_written = 0;
@@ -91,10 +96,16 @@ class Channel final : public driver::Poller {
             : buffer(std::move(memory)), request(buffer.span()) {}
         driver::DmaBuffer buffer;
         Request request;
+        std::optional<std::size_t> ring_place;  // of the buffers that the ring has
     };
 
     Channel(driver::Reactor& reactor, Service& service, int descriptor,
             const ChannelOptions& options);
+    bool read_requests();
+    bool reply(Slot& slot, const Reply& reply);
+    bool reply_error(Slot& slot, int error_number);
+    [[nodiscard]] bool can_use_ring() const;
+    bool start_ring();
     void dispatch(Slot& slot);
     void run(driver::Suspend& suspend, Slot& slot);
     void greet(Slot& slot);
@@ -108,8 +119,11 @@ class Channel final : public driver::Poller {
     const ChannelOptions options_;
     std::vector<std::unique_ptr<Slot>> slots_;
     std::vector<Slot*> free_;  // last in, first out: warm buffers first, cold ones stay untouched
+    std::vector<Slot*> ring_slots_;
+    std::unique_ptr<RequestRing> ring_;
     driver::WaitGroup in_flight_;
     bool reading_ = true;
+    bool readable_ = true;  // with a ring: whether the descriptor is worth a look
     bool greeted_ = false;
     Statistics statistics_;
 };

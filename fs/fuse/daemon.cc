@@ -261,6 +261,7 @@ bool Daemon::mount() {
         std::make_unique<Operations>(*filesystem_, write_back_.get(), refresh_.get(), check_.get());
     if (access == Access::kOwnerAndRoot) channel_options_.owner_and_root = ::getuid();
     channel_options_.trace = options_.trace;
+    channel_options_.io_uring = options_.mount.io_uring.value_or(false);
     Result<std::unique_ptr<Channel>> channel =
         Channel::create(*reactor_, *operations_, mount_->descriptor(), channel_options_);
     if (!channel) return failed("mounting " + source_.name + ": " + channel.error().message());

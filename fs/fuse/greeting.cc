@@ -53,7 +53,7 @@ Result<fuse_init_out> answer_greeting(const fuse_init_in& greeting, const Offer&
     if ((offered & FUSE_INIT_EXT) != 0) {
         offered |= static_cast<std::uint64_t>(greeting.flags2) << 32;
     }
-    const std::uint64_t taken = offered & kWanted;
+    const std::uint64_t taken = offered & (kWanted | (offer.io_uring ? kOverIoUring : 0));
     answer.flags = static_cast<std::uint32_t>(taken);
     answer.flags2 = static_cast<std::uint32_t>(taken >> 32);
     answer.max_readahead = std::min(greeting.max_readahead, offer.max_readahead_bytes);

@@ -15,6 +15,7 @@ struct Offer {
     std::uint32_t max_write_bytes;
     std::uint32_t max_readahead_bytes;
     std::uint16_t max_background;
+    bool io_uring = false;  // take it when it is offered: it must be started then
 };
 
 // The answer to the kernel's greeting; kNotSupported when the kernel is too old to work with

@@ -109,6 +109,8 @@ std::optional<std::string> MountOptions::add_one(const std::string& option) {
         read_only = false;
     } else if (name == "remount") {
         remount = true;
+    } else if (name == "io_uring" || name == "noio_uring") {
+        io_uring = name == "io_uring";
     } else if (name == "auto_unmount") {
         auto_unmount = true;
     } else if (name == "allow_other") {

@@ -30,6 +30,7 @@ struct MountOptions {
     std::optional<std::uint64_t> cache_bytes;
     std::optional<bool> poll_always;
     std::optional<std::uint32_t> workers;
+    std::optional<bool> io_uring;
 
     // Adds the options of one -o argument, separated by commas (a backslash takes the next
     // character as it is). What is wrong, for a person to read; nothing when all is well.

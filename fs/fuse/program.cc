@@ -37,6 +37,7 @@ constexpr const char* kOptionHelp =
     "                        when reading changes access times (default: relatime)\n"
     "  commit=SECONDS        make changes durable at least that often (1 to 300, default 1)\n"
     "  cache_size=SIZE       memory for metadata, as --cache-size\n"
+    "  io_uring              talk to the kernel by io_uring, where it offers that\n"
     "  poll=always           as --poll\n"
     "  auto_unmount          unmount when the daemon dies\n"
     "  x-..., _netdev, nofail, noauto, user, users, ...\n"

@@ -11,6 +11,9 @@
 // The request is read to 80 bytes before the second page, so that a WRITE's payload begins on a
 // page boundary: the NVMe command points straight at it. A READ's arguments end there, so that the
 // device fills the data area of the same buffer and the kernel copies the reply out of it.
+//
+// A request that comes through a ring (request_ring.h) comes in parts: header and first argument,
+// whatever its length, are put before the second page, and what follows is there already.
 
 #include <cstddef>
 #include <cstdint>
@@ -48,22 +51,40 @@ class Request {
     bool received(std::size_t bytes) {
         if (bytes < sizeof(header_)) return false;
         std::memcpy(&header_, buffer_.data() + kRequestOffset, sizeof(header_));
+        begin_ = kRequestOffset;
         bytes_ = bytes;
         stale_inode_ = InodeNumber{};
         return header_.len == bytes;
+    }
+    // The same in parts. first: room with the first argument, whose length the header's tells;
+    // payload_bytes: of the others, in the data area. False when that is no whole request.
+    bool received(const fuse_in_header& header, std::span<const std::byte> first,
+                  std::size_t payload_bytes) {
+        if (payload_bytes > kMaxTransferBytes || header.len < sizeof(header_) + payload_bytes) {
+            return false;
+        }
+        const std::size_t first_bytes = header.len - sizeof(header_) - payload_bytes;
+        if (first_bytes > first.size()) return false;
+        header_ = header;
+        begin_ = kDataOffset - first_bytes - sizeof(header_);
+        bytes_ = header.len;
+        stale_inode_ = InodeNumber{};
+        std::memcpy(buffer_.data() + begin_, &header_, sizeof(header_));
+        std::memcpy(buffer_.data() + begin_ + sizeof(header_), first.data(), first_bytes);
+        return true;
     }
 
     [[nodiscard]] const fuse_in_header& header() const { return header_; }
     [[nodiscard]] InodeNumber inode() const { return InodeNumber{header_.nodeid}; }
     [[nodiscard]] ArgumentReader arguments() const {
-        return ArgumentReader(buffer_.subspan(kRequestOffset + sizeof(fuse_in_header),
-                                              bytes_ - sizeof(fuse_in_header)));
+        return ArgumentReader(
+            buffer_.subspan(begin_ + sizeof(fuse_in_header), bytes_ - sizeof(fuse_in_header)));
     }
     // What the kernel appended to the arguments; empty when there is nothing or it does not fit.
     [[nodiscard]] std::span<const std::byte> extensions() const {
         const std::size_t extension_bytes = std::size_t{header_.total_extlen} * 8;
         if (extension_bytes > bytes_ - sizeof(fuse_in_header)) return {};
-        return buffer_.subspan(kRequestOffset + bytes_ - extension_bytes, extension_bytes);
+        return buffer_.subspan(begin_ + bytes_ - extension_bytes, extension_bytes);
     }
     // The kernel must ask for this inode's attributes anew: it is told before it gets the answer.
     // REQUIRES that the kernel is not about to drop the inode: telling it would wait for that, and
@@ -87,6 +108,7 @@ class Request {
 
   private:
     driver::DmaSpan buffer_;
+    std::size_t begin_ = kRequestOffset;
     std::size_t bytes_ = 0;
     fuse_in_header header_{};
     InodeNumber stale_inode_{};

@@ -72,6 +72,9 @@ static_assert(sizeof(StatxOut) == 288);
 inline constexpr std::uint64_t kCreateSupplementaryGroup = std::uint64_t{1} << 34;
 inline constexpr std::uint32_t kExtensionGroups = 32;
 
+// FUSE_OVER_IO_URING, protocol 7.42 (Linux 6.14).
+inline constexpr std::uint64_t kOverIoUring = std::uint64_t{1} << 41;
+
 struct ExtensionHeader {
     std::uint32_t bytes;  // with this header
     std::uint32_t type;

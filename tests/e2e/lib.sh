@@ -6,7 +6,7 @@
 # Set by CTest (see CMakeLists.txt): BLOBFS_MKFS, BLOBFS_FUSE, BLOBFS_PROBE, BLOBFS_FSCK (the
 # programs under test and their helpers), BLOBFS_SOURCE, BLOBFS_BUILD, BLOBFS_SANITIZED (1 or 0).
 # BLOBFS_E2E_BACKEND=ext4 runs a scenario on a loop-mounted ext4: it shows that the scenario itself
-# is right. BLOBFS_E2E_KEEP=1 keeps $WORK.
+# is right. BLOBFS_E2E_KEEP=1 keeps $WORK. BLOBFS_E2E_MOUNT_OPTIONS: for each mount, e.g. io_uring.
 
 set -Eeuo pipefail
 shopt -s inherit_errexit nullglob
@@ -34,7 +34,7 @@ SLOW=1
 declare -A DAEMON=()   # name of a filesystem -> process id of its daemon
 declare -A KILLED=()   # name of a filesystem whose daemon was killed -> how often to try to mount it
 declare -a CHILDREN=() # other processes that the scenario started with `background`
-MOUNT_OPTIONS=()       # further arguments for the daemon
+MOUNT_OPTIONS=(${BLOBFS_E2E_MOUNT_OPTIONS:+-o "$BLOBFS_E2E_MOUNT_OPTIONS"}) # further arguments for the daemon
 
 say() { printf '%s: %s\n' "$SCENARIO" "$*"; }
 
