@@ -72,7 +72,7 @@ Result<Attributes> set_attributes(Suspend& suspend, Filesystem::State& state, In
     const Timestamp time = state.now();
     InodeChanges changes(*state.store, state.table);
     InodeBlock& block = changes.edit(*inode);
-    bool changed = wanted.ctime.has_value();
+    bool changed = wanted.ctime.has_value();  // so that ctime moves
 
     if (wanted.mode) {
         block.mode = (block.mode & S_IFMT) | (*wanted.mode & 07777u);
@@ -94,12 +94,17 @@ Result<Attributes> set_attributes(Suspend& suspend, Filesystem::State& state, In
             changes.transaction().set_urgent();  // gives space back on a full device
         }
         if (wanted.kill_privileges) {
-            TRY(kill_privileges(suspend, *state.store, *inode, block, changes.transaction()));
+            TRY_ASSIGN(const bool privileged, has_privileges(suspend, *state.store, *inode));
+            if (privileged) {
+                TRY(kill_privileges(suspend, *state.store, *inode, block, changes.transaction()));
+                changed = true;
+            }
         }
+        // truncate(2) to the size that it has moves no times, ftruncate(2) brings them along.
         if (*wanted.size != inode->size) {
             set_mtime(block, time);
+            changed = true;
         }
-        changed = true;
     }
     if (wanted.atime || wanted.atime_now) {
         set_atime(block, wanted.atime_now ? time : *wanted.atime);
@@ -109,10 +114,11 @@ Result<Attributes> set_attributes(Suspend& suspend, Filesystem::State& state, In
         set_mtime(block, wanted.mtime_now ? time : *wanted.mtime);
         changed = true;
     }
-    if (!changed) {
+    if (changed) {
+        set_ctime(block, wanted.ctime.value_or(time));
+    } else if (!wanted.size) {
         return state.attributes(suspend, *inode);
     }
-    set_ctime(block, wanted.ctime.value_or(time));
     const auto committed = changes.commit(suspend);
     if (wanted.size) {
         inode->invalidate_space();

@@ -91,7 +91,11 @@ printf MID | dd of=numbers bs=1 seek=2500 conv=notrunc status=none
 equal "$(dd if=numbers bs=1 skip=2499 count=5 status=none | tr '\0' .)" .MID. "a write in the middle"
 : >numbers && equal "$(stat -c %s numbers)" 0 "O_TRUNC"
 
-snapshot() { manifest . && getfattr -h -d -m '^user\.' -- * 2>/dev/null && stat -c '%n %X' times && ls -A; }
+# truncate(2) to the size that a file has: the times that are shown are those that are kept.
+echo 123 >same && sync same && sleep 0.02
+python3 -c 'import os; os.truncate("same", 4)'
+
+snapshot() { manifest . && getfattr -h -d -m '^user\.' -- * 2>/dev/null && stat -c '%n %X' times && stat -c '%n %.9Y %.9Z' same && ls -A; }
 snapshot >"$WORK/before"
 cd "$WORK"
 remount_filesystem disk

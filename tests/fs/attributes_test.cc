@@ -147,8 +147,22 @@ TEST_F(AttributesTest, EachOperationChangesTheTimesThatItShould) {
             {"write of nothing", file, "", [&] { must(write(suspend, file, 3, "")); }},
             {"truncate", file, "mc",
              [&] { must(fs->setattr(suspend, kRootUser, file, {.size = 8000})); }},
+            {"truncate to the same size", file, "",
+             [&] { must(fs->setattr(suspend, kRootUser, file, {.size = 8000})); }},
+            {"truncate to the same size by a stranger", file, "",
+             [&] {
+                 must(fs->setattr(suspend, kRootUser, file,
+                                  {.size = 8000, .kill_privileges = true}));
+             }},
             {"chmod", file, "c",
              [&] { must(fs->setattr(suspend, kRootUser, file, {.mode = 0600})); }},
+            {"setting a program's bits", file, "c",
+             [&] { must(fs->setattr(suspend, kRootUser, file, {.mode = 04711})); }},
+            {"truncate to the same size that takes them", file, "c",
+             [&] {
+                 must(fs->setattr(suspend, kRootUser, file,
+                                  {.size = 8000, .kill_privileges = true}));
+             }},
             {"chown", file, "c", [&] { must(fs->setattr(suspend, kRootUser, file, {.uid = 1})); }},
             {"setxattr", file, "c",
              [&] { must(fs->setxattr(suspend, file, "user.a", "b", XattrMode::kAny)); }},

@@ -275,6 +275,17 @@ TEST_F(Times, EveryOperationMovesThoseOfTheManualPagesAndNoOthers) {
     }
 }
 
+TEST_F(Times, TruncateToTheSameSizeMovesNone) {
+    UNLESS_ON("ext4", "moves them, XFS and the manual page do not");
+    make_file("file", "0123456789");
+    const auto before = status_of("file");
+    let_time_pass();
+    ASSERT_EQ(error(truncate("file", 10)), "ok");
+    EXPECT_EQ(moved(before, status_of("file")), "");
+    ASSERT_EQ(error(truncate("file", 11)), "ok");
+    EXPECT_EQ(moved(before, status_of("file")), "mc");
+}
+
 TEST_F(Times, OfANewFileAreOneMomentWithinItsBirth) {
     let_time_pass();
     timespec before{}, after{};
