@@ -8,6 +8,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "driver/nvme/shared_word.h"
+
 namespace blobfs::driver::nvme {
 
 class Doorbell {
@@ -30,17 +32,16 @@ class Doorbell {
     bool ring(std::uint32_t value) {
         // The controller may use what the new value covers as soon as it sees it: the stores of
         // entries, lists and data (the loads of completions, for a head) come before.
-        std::atomic_thread_fence(std::memory_order_release);
         if (shadow_ != nullptr) [[unlikely]] {
             const std::uint32_t before = *shadow_;
-            *shadow_ = value;
+            store_release(*shadow_, value);
             // The controller stores the event index and then looks at the shadow once more; we
             // store the shadow and then look at the event index. Without a full fence both could
             // see the old value of the other, and the command would lie there unseen.
             std::atomic_thread_fence(std::memory_order_seq_cst);
             if (!always_ && !passes(*event_index_, before, value)) return false;
         }
-        *register_ = value;
+        store_release(*register_, value);
         return true;
     }
 

@@ -1,13 +1,13 @@
 #include "driver/nvme/queue_pair.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstring>
 #include <optional>
 
 #include "driver/base/check.h"
 #include "driver/nvme/sgl.h"
+#include "driver/nvme/shared_word.h"
 #include "driver/nvme/status.h"
 #include "driver/nvme/tracker.h"
 
@@ -282,11 +282,10 @@ bool QueuePair::reap() {
     // A callback may end with this queue frozen or failed: then its memory is no longer read.
     while (!frozen_ && !failed_) {
         volatile CompletionEntry& slot = completion_[head_];
-        const std::uint16_t status = slot.status;
+        // The controller writes the phase bit last: the loads of the other fields, and of the data
+        // it transferred, stay behind this one.
+        const std::uint16_t status = load_acquire(slot.status);
         if ((status & kPhase) != phase_) break;
-        // The controller writes the phase bit last. This keeps the loads of the other fields, and
-        // of the data it transferred, behind the load of the phase bit.
-        std::atomic_thread_fence(std::memory_order_acquire);
         const CompletionEntry entry{.dword0 = slot.dword0,
                                     .dword1 = 0,
                                     .submission_head = slot.submission_head,

@@ -27,7 +27,7 @@ class Transport {
 
     // The doorbell word at that register offset (submission_doorbell(), completion_doorbell()),
     // for the transport's lifetime; null when the offset is beyond what is mapped. The driver
-    // stores to it with plain 32-bit volatile stores after a release fence.
+    // stores to it with 32-bit stores (shared_word.h).
     [[nodiscard]] virtual volatile std::uint32_t* doorbell(std::uint32_t offset) = 0;
 
     // The address by which the controller reaches that byte of DMA memory. Valid for the bytes up

@@ -1,20 +1,22 @@
 #include "driver/soft/software_controller.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstring>
 
 #include "driver/base/check.h"
 #include "driver/nvme/sgl.h"
+#include "driver/nvme/shared_word.h"
 #include "driver/soft/host_memory.h"
 #include "driver/soft/software_queues.h"
 
 namespace blobfs::driver {
 
 using nvme::CompletionEntry;
+using nvme::load_acquire;
 using nvme::Opcode;
 using nvme::Status;
+using nvme::store_release;
 using nvme::SubmissionEntry;
 
 SoftwareController::SoftwareController(std::unique_ptr<Medium> medium,
@@ -203,7 +205,7 @@ bool SoftwareController::needs_polling() const {
     if (busy() && medium_->wake_descriptor() < 0) return true;
     if (deferred_ != Deferred::kNothing) return true;
     for (const auto& queue : submission_queues_) {
-        if (queue != nullptr && *queue->bell != queue->head) return true;
+        if (queue != nullptr && load_acquire(*queue->bell) != queue->head) return true;
     }
     return false;
 }
@@ -214,7 +216,7 @@ bool SoftwareController::poll() {
     bool worked = false;
     if ((status_ & nvme::kCstsReady) != 0 && deferred_ != Deferred::kDisable) {
         for (const auto& queue : submission_queues_) {
-            if (queue == nullptr || *queue->bell == queue->head) continue;
+            if (queue == nullptr || load_acquire(*queue->bell) == queue->head) continue;
             worked = true;
             fetch(*queue);
         }
@@ -236,15 +238,14 @@ bool SoftwareController::poll() {
 }
 
 void SoftwareController::fetch(SubmissionQueue& queue) {
-    const std::uint32_t tail = *queue.bell;
+    // The entries were stored before the doorbell; they are loaded after it.
+    const std::uint32_t tail = load_acquire(*queue.bell);
     if (tail >= queue.entries) {
         // Invalid doorbell write value: an error event; the queue is not looked at.
         *queue.bell = queue.head;
         raise_event(nvme::AsynchronousEventType::kError, 1, nvme::LogPage::kError);
         return;
     }
-    // The entries were stored before the doorbell; they are loaded after it.
-    std::atomic_thread_fence(std::memory_order_acquire);
     while (queue.head != tail && !queue.free.empty()) {
         const SubmissionEntry& entry = queue.ring[queue.head];
         queue.head = queue.head + 1 == queue.entries ? 0 : queue.head + 1;
@@ -317,7 +318,7 @@ void SoftwareController::complete(Command& command, MediumStatus status, std::ui
 
 void SoftwareController::post(CompletionQueue& queue, CompletionEntry entry) {
     const std::uint32_t next = queue.tail + 1 == queue.entries ? 0 : queue.tail + 1;
-    if (next == *queue.bell || !queue.waiting.empty()) [[unlikely]] {
+    if (next == load_acquire(*queue.bell) || !queue.waiting.empty()) [[unlikely]] {
         queue.waiting.push_back(entry);
         return;
     }
@@ -328,8 +329,7 @@ void SoftwareController::post(CompletionQueue& queue, CompletionEntry entry) {
     slot.submission_queue_id = entry.submission_queue_id;
     slot.command_id = entry.command_id;
     // The phase bit says that the rest of the entry, and the data, are there.
-    std::atomic_thread_fence(std::memory_order_release);
-    slot.status = static_cast<std::uint16_t>(entry.status | queue.phase);
+    store_release(slot.status, static_cast<std::uint16_t>(entry.status | queue.phase));
     queue.tail = next;
     if (next == 0) queue.phase ^= nvme::kPhase;
     queue.unannounced = true;

@@ -1,15 +1,18 @@
 #!/bin/bash
 # A directory of 100,000 entries: complete and without doubles for ls and find while others create
-# and delete in it, the same after a remount; rm -r of it while another process creates.
+# and delete in it, the same after a remount, without the daemon holding the listing in memory; rm -r of
+# it while another process creates.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
 entries=$((100000 / SLOW))
+# Names so long that all of them together are more than the daemon may take for a listing.
+pad=$(printf '%0200d' 0)
 make_filesystem disk 2G
 mount_filesystem disk
 big="$(mount_of disk)/big"
 other="$(mount_of disk)/other"
 mkdir "$big" "$other"
-(cd "$big" && seq -f 'entry-%06.0f' 1 $entries | xargs touch)
+(cd "$big" && seq -f "entry-%06.0f-$pad" 1 $entries | xargs touch)
 equal "$(find "$big" -type f | wc -l)" $entries "entries found"
 
 churn() { # creates and deletes in the directory that others read
@@ -31,12 +34,21 @@ equal "$(find "$big" -name 'entry-*' -newermt 2000-01-01 | wc -l)" $entries "ent
 kill "$churner"
 wait "$churner" 2>/dev/null || true
 rm -f "$big"/churn-*
-equal "$(stat -c %s "$big/entry-000001")" 0 "lookup in a large directory"
+equal "$(stat -c %s "$big/entry-000001-$pad")" 0 "lookup in a large directory"
 [[ ! -e $big/entry-0 ]] || fail "a name that is not there was found"
 
+# The listing takes no more memory than the cache that it goes through.
+MOUNT_OPTIONS=(-o cache_size=8MiB)
 remount_filesystem disk
+memory() { awk -v "what=$1:" '$1 == what { print $2 * 1024 }' "/proc/${DAEMON[disk]}/status"; }
+[[ $BLOBFS_E2E_BACKEND != blobfs ]] || before=$(memory VmRSS)
 ls -f "$big" | grep -c '^entry-' >"$WORK/count"
 equal "$(cat "$WORK/count")" $entries "entries after the remount"
+if [[ $BLOBFS_E2E_BACKEND == blobfs ]]; then
+    grown=$(($(memory VmHWM) - before))
+    say "listing $((entries * (${#pad} + 13))) bytes of names took $((grown / 1024)) KiB of the daemon's memory"
+    ((grown < 12 * 1024 * 1024)) || fail "a listing took $grown bytes of the daemon's memory, with a cache of 8 MiB"
+fi
 ls -l "$big" | awk 'NR > 1 { n++ } END { print n }' >"$WORK/count"
 equal "$(cat "$WORK/count")" $entries "entries of ls -l"
 

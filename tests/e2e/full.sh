@@ -3,6 +3,7 @@
 # with one large file, with many small ones, and across a remount while full.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
+needs python3
 make_filesystem disk 64M
 mount_filesystem disk
 folder=$(mount_of disk)
@@ -24,6 +25,17 @@ for round in 1 2 3; do
     ((large > free * 8 / 10)) || fail "round $round: only $large of $free bytes could be written"
     ! head -c 3000000 /dev/urandom 2>/dev/null >"$folder/another" || ! sync "$folder/another" 2>/dev/null || fail "more fits into a full device"
     cmp "$folder/precious" "$WORK/precious" || fail "a full device hurt another file"
+    # Who asks for no more than write(2) and close(2) is told, too.
+    python3 - "$folder/another" <<'PYTHON' || fail "writing to a full device and closing the file succeeded"
+import errno, os, sys
+file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+try:
+    os.write(file, os.urandom(3000000))
+    os.close(file)
+except OSError as error:
+    sys.exit(error.errno != errno.ENOSPC)
+sys.exit(1)
+PYTHON
     [[ $round == 2 ]] && remount_filesystem disk
     rm -f "$folder/large" "$folder/another"
     space_is_back() { sync -f "$folder" && (($(free_bytes "$folder") > free - 2000000)); }

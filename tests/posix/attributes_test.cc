@@ -9,6 +9,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <map>
 
 #include "tests/posix/sandbox.h"
 
@@ -342,6 +344,27 @@ TEST_F(Privileges, AreGoneBeforeTheWriterIsDone) {
                  }),
               "ok");
     EXPECT_EQ(status_of(reader).st_mode & 07777U, 0777U);
+}
+
+TEST_F(Privileges, AreGoneForWhoExecutesNext) {
+    // A program of Alice's that says whether it runs as her: whether its user owns the file.
+    std::filesystem::copy_file("/usr/bin/test", "program");
+    const auto run = [] {
+        return as(kBob, [] { return execl("program", "test", "-O", "program", nullptr); });
+    };
+    const auto size = status_of("program").st_size;
+    const std::map<std::string, std::function<long(int)>> changes = {
+        {"write", [](int file) { return pwrite(file, "\177", 1, 0); }},
+        {"truncate", [&](int file) { return ftruncate(file, size + 1); }},
+        {"fallocate", [](int file) { return fallocate(file, FALLOC_FL_KEEP_SIZE, 0, 4096); }},
+    };
+    for (const auto& [name, change] : changes) {
+        SCOPED_TRACE(name);
+        give_back();
+        if (run() != "ok") GTEST_SKIP() << "mounted nosuid";
+        EXPECT_EQ(as(kBob, [&] { return with_program(O_RDWR, change); }), "ok");
+        EXPECT_EQ(run(), "EPERM");  // status 1
+    }
 }
 
 }  // namespace
