@@ -28,7 +28,8 @@ void BlobLock::lock_mapping(driver::Suspend& suspend) {
 void BlobLock::release() {
     if (locks_ == nullptr) return;
     if (mapping_) entry_->mapping.unlock();
-    entry_->ranges.erase(range_);
+    if (range_->exclusive) --entry_->exclusives;
+    locks_->spare_.splice(locks_->spare_.begin(), entry_->ranges, range_);
     BlobLocks::grant(*entry_);
     if (--entry_->users == 0) locks_->blobs_.erase(value(blob_));
     locks_ = nullptr;
@@ -42,13 +43,16 @@ BlobLock BlobLocks::lock(driver::Suspend& suspend, BlobId blob, std::uint64_t fi
     if (slot == nullptr) slot = std::make_unique<Blob>();
     Blob& entry = *slot;
     ++entry.users;
-    const auto range =
-        entry.ranges.insert(entry.ranges.end(), Range{.first = first,
-                                                      .end = end,
-                                                      .exclusive = mode == Mode::kExclusive,
-                                                      .granted = false,
-                                                      .waiter = nullptr});
-    range->granted = !conflicts(entry.ranges, range);
+    if (spare_.empty()) spare_.emplace_back();
+    const auto range = spare_.begin();
+    *range = Range{.first = first,
+                   .end = end,
+                   .exclusive = mode == Mode::kExclusive,
+                   .granted = false,
+                   .waiter = nullptr};
+    entry.ranges.splice(entry.ranges.end(), spare_, range);
+    if (range->exclusive) ++entry.exclusives;
+    range->granted = !conflicts(entry, range);
     if (!range->granted) {
         ++entry.waiting;
         range->waiter = &suspend.current();
@@ -63,8 +67,9 @@ BlobLock BlobLocks::lock(driver::Suspend& suspend, BlobId blob, std::uint64_t fi
 }
 
 // Whether the range has to wait for one that came before it.
-bool BlobLocks::conflicts(const Ranges& ranges, Ranges::const_iterator range) {
-    return std::any_of(ranges.begin(), range, [&](const Range& before) {
+bool BlobLocks::conflicts(const Blob& blob, Ranges::const_iterator range) {
+    if (blob.exclusives == 0) return false;
+    return std::any_of(blob.ranges.begin(), range, [&](const Range& before) {
         return before.first < range->end && range->first < before.end &&
                (before.exclusive || range->exclusive);
     });
@@ -73,7 +78,7 @@ bool BlobLocks::conflicts(const Ranges& ranges, Ranges::const_iterator range) {
 void BlobLocks::grant(Blob& blob) {
     if (blob.waiting == 0) return;
     for (auto range = blob.ranges.begin(); range != blob.ranges.end(); ++range) {
-        if (range->granted || conflicts(blob.ranges, range)) continue;
+        if (range->granted || conflicts(blob, range)) continue;
         range->granted = true;
         --blob.waiting;
         range->waiter->wake();

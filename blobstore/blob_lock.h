@@ -27,7 +27,8 @@ struct Range {
 };
 struct Blob {
     std::list<Range> ranges;  // in order of arrival
-    std::size_t waiting = 0;  // ranges that are not granted
+    std::size_t waiting = 0;     // ranges that are not granted
+    std::size_t exclusives = 0;  // ranges that are exclusive
     driver::FiberMutex mapping;
     std::size_t users = 0;
 };
@@ -70,10 +71,11 @@ class BlobLocks {
   private:
     friend class BlobLock;
     using Ranges = std::list<blob_lock_internal::Range>;
-    static bool conflicts(const Ranges& ranges, Ranges::const_iterator range);
+    static bool conflicts(const blob_lock_internal::Blob& blob, Ranges::const_iterator range);
     static void grant(blob_lock_internal::Blob& blob);
 
     absl::flat_hash_map<std::uint64_t, std::unique_ptr<blob_lock_internal::Blob>> blobs_;
+    Ranges spare_;  // list nodes that were used before
 };
 
 }  // namespace blobfs::blobstore

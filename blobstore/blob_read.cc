@@ -13,13 +13,17 @@ namespace {
 constexpr std::uint64_t kAlignment = kBlockBytes;
 
 // Reads [offset, offset + into.size()) of the mapped parts into `into`, zeroes elsewhere. Offset is
-// block-aligned, the memory block-sized. REQUIRES the range lock.
+// block-aligned, the memory block-sized. REQUIRES the range lock. A single extent is put into
+// `found`.
 Result<void> read_blocks(Suspend& suspend, Blobstore::State& store, BlobId blob,
-                         std::uint64_t offset, DmaSpan into) {
+                         std::uint64_t offset, DmaSpan into, Extent* found = nullptr) {
     const BlockRange range{.first = offset / kBlockBytes,
                            .end = (offset + into.size()) / kBlockBytes};
     std::vector<Extent> extents;
     TRY(load_extents(suspend, store.tree, blob, range, store.extent_bounds(), extents));
+    if (found != nullptr && extents.size() == 1 && extents.front().written()) {
+        *found = extents.front();
+    }
     Device::Batch batch(store.device);
     std::uint64_t at = range.first;
     const auto zero = [&](std::uint64_t to) {
@@ -58,6 +62,18 @@ Result<std::size_t> Blobstore::read(Suspend& suspend, BlobId blob, std::uint64_t
     std::uint64_t end = std::min(offset + into.size(), kMaxBlobBytes);
     const BlobLock lock = store.locks.lock(suspend, blob, round_down(offset, kAlignment),
                                            round_up(end, kAlignment), BlobLocks::Mode::kShared);
+    const bool aligned = offset % kAlignment == 0 &&
+                         reinterpret_cast<std::uintptr_t>(into.data()) % kMemoryAlignment == 0;
+    const bool whole_blocks = aligned && end % kAlignment == 0;
+    if (const ReadHints::Hint* hint = whole_blocks ? store.hints.find(blob) : nullptr;
+        hint != nullptr && end <= hint->size && offset >= hint->extent.first * kBlockBytes &&
+        end <= hint->extent.end() * kBlockBytes) {
+        const std::uint64_t at = hint->extent.device * kBlockBytes +
+                                 (offset - hint->extent.first * kBlockBytes);
+        TRY(store.device.read(suspend, at, into.first(end - offset)));
+        return end - offset;
+    }
+    const std::uint64_t drops = store.hints.drops();
     TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
     if (offset >= attributes.head.size) return std::size_t{0};
     end = std::min(end, attributes.head.size);
@@ -72,10 +88,15 @@ Result<std::size_t> Blobstore::read(Suspend& suspend, BlobId blob, std::uint64_t
         std::memset(into.data() + have, 0, wanted - have);
         return wanted;
     }
-    const bool aligned = offset % kAlignment == 0 &&
-                         reinterpret_cast<std::uintptr_t>(into.data()) % kMemoryAlignment == 0;
     if (aligned && round_up(wanted, kAlignment) <= into.size()) {
-        TRY(read_blocks(suspend, store, blob, offset, into.first(round_up(wanted, kAlignment))));
+        Extent found;
+        TRY(read_blocks(suspend, store, blob, offset, into.first(round_up(wanted, kAlignment)),
+                        &found));
+        // Not what is only in memory: replayed data lies over the extent.
+        if (found.blocks != 0 && store.replayed_data.empty()) {
+            store.hints.set(
+                {.blob = value(blob), .size = attributes.head.size, .extent = found}, drops);
+        }
         return wanted;
     }
     if (aligned && wanted >= kAlignment) {

@@ -115,6 +115,7 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     LogRecord record;
     bool created = false;
     const auto put = [&](KeyView key, ValueView bytes_to_put) {
+        hints.drop(key_blob(key));
         tree.put(key, bytes_to_put);
         record.put(key, bytes_to_put);
     };
@@ -127,6 +128,7 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     }
     for (const auto& change : transaction.changes) {
         if (change.erase) {
+            hints.drop(key_blob(change.key));
             const bool erased = tree.erase(change.key);
             if (erased && key_kind(change.key) == KeyKind::kAttributes) --blob_count;
             record.erase(change.key);

@@ -15,6 +15,7 @@
 #include "blobstore/extent_map.h"
 #include "blobstore/page_cache.h"
 #include "blobstore/page_io.h"
+#include "blobstore/read_hints.h"
 #include "blobstore/replayed_data.h"
 #include "blobstore/space_allocator.h"
 #include "blobstore/superblock.h"
@@ -48,6 +49,7 @@ struct Blobstore::State {
     WriteAheadLog log;
     Sequence last_carried{};  // what was last when make_durable() last wrote a batch only for data
     BlobLocks locks;
+    ReadHints hints;
     // Copies of partial blocks, inline data and edges; each buffer holds two clusters.
     // A fiber holds one of them at a time.
     std::unique_ptr<driver::DmaPool> bounce;

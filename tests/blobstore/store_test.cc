@@ -61,6 +61,46 @@ TEST(Blobstore, HoldsWhatWasSyncedAfterACrash) {
     });
 }
 
+// A read remembers where it found a blob's data; whatever changes that is seen by the next one.
+TEST(Blobstore, ReadsDoNotGoByWhatIsNoLongerSo) {
+    StoreFixture fixture;
+    fixture.run([&](Suspend& suspend) {
+        Blobstore& store = *fixture.store;
+        const driver::DmaBuffer ones = filled(64 * kBlockBytes, 1);
+        const driver::DmaBuffer twos = filled(kBlockBytes, 2);
+        const driver::DmaBuffer into = filled(kBlockBytes, 9);
+        const auto byte_at = [&](BlobId blob, std::uint64_t block) {
+            const std::size_t bytes =
+                must(store.read(suspend, blob, block * kBlockBytes, into.span()));
+            return bytes == kBlockBytes ? static_cast<int>(into.data()[100]) : -1;
+        };
+        const auto resize = [&](BlobId blob, std::uint64_t blocks) {
+            Transaction transaction;
+            must(store.truncate(suspend, blob, blocks * kBlockBytes, transaction));
+            must(store.commit(suspend, transaction));
+        };
+        const BlobId blob = create(suspend, store), other = create(suspend, store);
+        must(try_write(suspend, store, blob, 0, ones.span()));
+        EXPECT_EQ(byte_at(blob, 3), 1);
+        EXPECT_EQ(byte_at(blob, 50), 1);
+        EXPECT_EQ(byte_at(other, 3), -1);
+        resize(blob, 32);
+        EXPECT_EQ(byte_at(blob, 50), -1);
+        EXPECT_EQ(byte_at(blob, 31), 1);
+        resize(blob, 64);
+        EXPECT_EQ(byte_at(blob, 50), 0);
+        EXPECT_EQ(byte_at(blob, 31), 1);
+        must(try_write(suspend, store, blob, 50 * kBlockBytes, twos.span()));
+        EXPECT_EQ(byte_at(blob, 50), 2);
+        EXPECT_EQ(byte_at(blob, 51), 0);
+        resize(blob, 0);
+        must(try_write(suspend, store, other, 0, ones.span()));
+        EXPECT_EQ(byte_at(blob, 3), -1);
+        remove(suspend, store, blob);
+        EXPECT_FALSE(store.read(suspend, blob, 0, into.span()).has_value());
+    });
+}
+
 TEST(Blobstore, DropsWhatWasNotSyncedAsOneSuffix) {
     OpenOptions options;
     options.commit_interval_ms = 0;
