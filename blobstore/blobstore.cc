@@ -297,6 +297,7 @@ SpaceInfo Blobstore::space() const {
 
 Blobstore::Statistics Blobstore::statistics() const {
     Statistics numbers = state_->counters;
+    numbers.log_batches = state_->log.batches_written();
     const PageCache::Statistics cache = state_->cache->statistics();
     numbers.cache_hits = cache.hits;
     numbers.cache_misses = cache.misses;

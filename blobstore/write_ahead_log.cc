@@ -117,6 +117,7 @@ struct WriteAheadLog::State {
     std::uint64_t head = 0;  // place behind the last sealed batch
     std::uint64_t tail = 0;  // place of the last trim
     std::uint64_t next_number = 1;
+    std::uint64_t batches_written = 0;
     std::deque<Batch> queue;  // sealed ones, then at most one that is being filled
     Sequence appended{};
     Sequence durable{};
@@ -221,6 +222,7 @@ void WriteAheadLog::State::write_first(Suspend& suspend) {
     Batch batch = std::move(queue.front());
     queue.pop_front();
     if (auto result = write_batch(suspend, batch); result) {
+        ++batches_written;
         durable = std::max(durable, batch.last_transaction());
         data.logged(batch.data_logged);
         forget_logged_before(batch.data_from);
@@ -399,6 +401,7 @@ Result<void> WriteAheadLog::settle(Suspend& suspend) {
 Sequence WriteAheadLog::last_appended() const { return state_->appended; }
 Sequence WriteAheadLog::last_durable() const { return state_->durable; }
 std::uint64_t WriteAheadLog::epoch() const { return state_->epoch; }
+std::uint64_t WriteAheadLog::batches_written() const { return state_->batches_written; }
 
 void WriteAheadLog::note_durable(Sequence transaction) {
     CHECK(transaction <= state_->appended);

@@ -110,6 +110,8 @@ class WriteAheadLog {
     // at the ring's end and what is queued.
     [[nodiscard]] std::uint64_t used_blocks() const;
     [[nodiscard]] std::uint64_t epoch() const;
+    // Since open().
+    [[nodiscard]] std::uint64_t batches_written() const;
 
     // Reading (recovery). ----------------------------------------------------------------------
     // Calls visit for each operation of each valid transaction after the position, in order; the

@@ -483,7 +483,9 @@ TEST_F(WriteAheadLogTest, FlushedDataOverLoggedDataMustBeSettled) {
     ASSERT_TRUE(flush_data());
     EXPECT_TRUE(log_->must_settle());
     EXPECT_EQ(replay_data().from, 1u);
+    EXPECT_EQ(log_->batches_written(), 1u);
     ASSERT_TRUE(commit(log_->append(record("second"))));
+    EXPECT_EQ(log_->batches_written(), 2u);
     EXPECT_FALSE(log_->must_settle());
     EXPECT_EQ(replay_data().from, 2u);
 }
