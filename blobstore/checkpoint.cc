@@ -16,6 +16,7 @@ namespace {
 constexpr std::size_t kPagesPerWrite = 32;
 constexpr std::size_t kWritesInFlight = 32;
 constexpr std::uint64_t kPagesWorthACheckpoint = 16;
+constexpr std::size_t kMostDirtyPages = 2048;
 
 // Pages that lie side by side on the device go out as one scattered write.
 template <class FrozenPage>
@@ -45,7 +46,12 @@ Result<void> write_pages(Suspend& suspend, Device& device, const std::vector<Fro
 }  // namespace
 
 std::size_t Blobstore::State::dirty_page_limit() const {
-    return std::max<std::size_t>(PageCache::kMinFrames / 4, cache->statistics().frames / 4);
+    // Each holds memory, and the blocks of its old version: a part of both. A freeze must not take
+    // longer than some milliseconds.
+    const std::uint64_t device_pages =
+        superblock.block_count * kBlockBytes / superblock.page_bytes;
+    const std::size_t wanted = std::min<std::uint64_t>(cache->capacity() / 4, device_pages / 64);
+    return std::clamp(wanted, PageCache::kMinFrames / 4, kMostDirtyPages);
 }
 
 bool Blobstore::State::checkpoint_due() const {

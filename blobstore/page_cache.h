@@ -65,6 +65,8 @@ class PageCache {
         std::size_t extra = 0;  // frames beyond the pool
     };
     [[nodiscard]] Statistics statistics() const;
+    // Frames that there may be for good.
+    [[nodiscard]] std::size_t capacity() const { return pool_frames_; }
 
     // The page if it is in memory.
     [[nodiscard]] Frame* find(std::uint64_t block) {

@@ -116,6 +116,30 @@ TEST(Blobstore, DropsWhatWasNotSyncedAsOneSuffix) {
     });
 }
 
+// A checkpoint is due by the size of the device and of the cache, not by how much of the cache a young
+// store happens to use.
+TEST(Blobstore, CheckpointsAreRareWhileThereIsRoom) {
+    OpenOptions options;
+    options.commit_interval_ms = 0;
+    options.checkpoint_interval_ms = 1'000'000;
+    StoreFixture fixture("mem:1GiB", {}, options);
+    fixture.run([&](Suspend& suspend) {
+        Blobstore& store = *fixture.store;
+        const driver::DmaBuffer data = filled(1500, 7);
+        std::vector<BlobId> blobs;
+        for (int i = 0; i < 1500; ++i) {
+            blobs.push_back(create(suspend, store));
+            must(try_write(suspend, store, blobs.back(), 0, data.span()));
+        }
+        const std::uint64_t before = store.statistics().checkpoints;
+        for (std::size_t i = 0; i < 3000; ++i) {
+            must(try_write(suspend, store, blobs[i * 61 % blobs.size()], 0, data.span()));
+        }
+        EXPECT_LE(store.statistics().checkpoints - before, 3u);
+        fixture.expect_sound(suspend);
+    });
+}
+
 TEST(Blobstore, NeverGivesAnIdTwiceAcrossACrash) {
     OpenOptions options;
     options.commit_interval_ms = 0;
