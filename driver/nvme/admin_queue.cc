@@ -22,7 +22,7 @@ struct AdminQueue::Call {
 Result<std::unique_ptr<AdminQueue>> AdminQueue::create(Transport& transport,
                                                        QueueSupervisor& supervisor,
                                                        const QueuePairOptions& options) {
-    std::unique_ptr<AdminQueue> queue(new AdminQueue);
+    std::unique_ptr<AdminQueue> queue(new AdminQueue(supervisor));
     TRY_ASSIGN(queue->page_, DmaBuffer::allocate(kPageBytes));
     TRY_ASSIGN(queue->pair_, QueuePair::create(transport, supervisor, options));
     return queue;
@@ -46,6 +46,8 @@ Result<std::uint32_t> AdminQueue::send(Suspend& suspend, const SubmissionEntry& 
     pair_->ring();
     while (!call.done) {
         pair_->poll(suspend.reactor().now_us());
+        if (call.done) break;
+        supervisor_.admin_waits(suspend.reactor().now_us());
         if (!call.done) suspend.yield();
     }
     if (call.failed) return fail(call.error);

@@ -47,8 +47,9 @@ class AdminQueue {
 
   private:
     struct Call;
-    AdminQueue() = default;
+    explicit AdminQueue(QueueSupervisor& supervisor) : supervisor_(supervisor) {}
 
+    QueueSupervisor& supervisor_;
     std::unique_ptr<QueuePair> pair_;
     DmaBuffer page_;
     FiberMutex page_mutex_;

@@ -11,9 +11,9 @@ namespace blobfs::driver::nvme {
 
 namespace {
 
-constexpr std::uint32_t kAdminEntries = 32;
+constexpr std::uint32_t kAdminEntries = 32;  // CAP.MQES is for I/O queues; here up to 4096
 constexpr std::uint64_t kCheckIntervalUs = 100'000;
-constexpr std::uint64_t kShutdownTimeoutUs = 10'000'000;
+constexpr std::uint32_t kMaxShutdownUs = 300'000'000;  // whatever the controller names
 constexpr std::uint64_t kPollPauseUs = 100;
 constexpr std::size_t kHostBehaviorBytes = 512;  // figure 288 of 1.4
 
@@ -69,6 +69,10 @@ Result<void> Controller::start(Suspend& suspend) {
     if (!capabilities_.nvm_command_set()) {
         return fail(Errc::kNotSupported, "looking for the NVM command set on the NVMe controller");
     }
+    if (capabilities_.max_queue_entries() < 2) {
+        return fail(Errc::kNotSupported,
+                    "making queues of two entries on the NVMe controller (CAP.MQES)");
+    }
     if (capabilities_.min_page_bytes() > kPageBytes) {
         return fail(Errc::kNotSupported,
                     "using 4096-byte memory pages with the NVMe controller (CAP.MPSMIN)");
@@ -76,7 +80,7 @@ Result<void> Controller::start(Suspend& suspend) {
     TRY_ASSIGN(admin_, AdminQueue::create(
                            *transport_, *this,
                            {.queue_id = 0,
-                            .entries = std::min(kAdminEntries, capabilities_.max_queue_entries()),
+                            .entries = kAdminEntries,
                             .doorbell_stride = capabilities_.doorbell_stride_bytes(),
                             .timeout_us = std::uint64_t{options_.admin_timeout_ms} * 1000,
                             .abort_grace_us = std::uint64_t{options_.abort_grace_ms} * 1000}));
@@ -147,6 +151,12 @@ Result<void> Controller::identify_controller(Suspend& suspend) {
     TRY(admin_->identify(suspend, IdentifyKind::kController, 0,
                          std::as_writable_bytes(std::span(&identify_, 1)),
                          "identifying the NVMe controller"));
+    // Required sizes of queue entries, as powers of two (bits 3:0).
+    if ((identify_.submission_entry_size & 0xf) > kSubmissionEntryShift ||
+        (identify_.completion_entry_size & 0xf) > kCompletionEntryShift) {
+        return fail(Errc::kNotSupported,
+                    "using queue entries of 64 and 16 bytes with the NVMe controller (SQES, CQES)");
+    }
     info_.model = trimmed(identify_.model_number, sizeof identify_.model_number);
     info_.serial = trimmed(identify_.serial_number, sizeof identify_.serial_number);
     info_.firmware = trimmed(identify_.firmware_revision, sizeof identify_.firmware_revision);
@@ -320,6 +330,14 @@ void Controller::give_back_queue(Suspend& borrower, QueuePair& queue) {
     });
 }
 
+// Ready controllers are looked at by poll(). One that goes away while it is brought up would else
+// be noticed when the command has timed out.
+void Controller::admin_waits(std::uint64_t now_us) {
+    if (state_ != State::kResetting || now_us - last_check_us_ < kCheckIntervalUs) return;
+    last_check_us_ = now_us;
+    (void)check_alive();
+}
+
 void Controller::namespaces_changed(Suspend& suspend) {
     namespaces_.refresh(suspend, *admin_, identify_);
 }
@@ -356,11 +374,18 @@ Result<void> Controller::shut_down(Suspend& suspend) {
     const std::uint32_t configuration = transport_->read32(kRegisterCc) & ~kCcShutdownMask;
     transport_->write32(kRegisterCc, configuration | kCcShutdownNormal);
     const std::uint64_t start_us = reactor_.now_us();
+    const std::uint64_t limit_us =
+        std::max<std::uint64_t>(std::uint64_t{options_.shutdown_timeout_ms} * 1000,
+                                std::min(identify_.shutdown_latency, kMaxShutdownUs));
     while (true) {
         const std::uint32_t status = transport_->read32(kRegisterCsts);
         if (status == kAllOnes32) return fail(Errc::kDeviceGone, kWhat);
         if ((status & kCstsShutdownMask) == kCstsShutdownComplete) return {};
-        if (reactor_.now_us() - start_us > kShutdownTimeoutUs) return fail(Errc::kIo, kWhat);
+        if (reactor_.now_us() - start_us > limit_us) {
+            spdlog::error("{}: {}: no answer within {} ms", transport_->name(), kWhat,
+                          limit_us / 1000);
+            return fail(Errc::kIo, kWhat);
+        }
         suspend.sleep_us(kPollPauseUs);
     }
 }
@@ -368,18 +393,20 @@ Result<void> Controller::shut_down(Suspend& suspend) {
 Result<void> Controller::close(Suspend& suspend) {
     constexpr const char* kWhat = "shutting the NVMe controller down";
     for (const auto& queue : io_queues_) CHECK(queue->at_home());
-    events_->stop();
-    while (busy()) {
-        if (recovering_) {
-            recovered_.wait(suspend);
-            continue;
+    // What an event's fiber still asks may lead to a recovery, and that starts the events again.
+    do {
+        events_->stop();
+        while (busy()) {
+            if (recovering_) {
+                recovered_.wait(suspend);
+                continue;
+            }
+            poll(reactor_.now_us());
+            suspend.yield();
         }
-        poll(reactor_.now_us());
-        suspend.yield();
-    }
-    // A recovery has started them again.
-    events_->stop();
-    events_->wait(suspend);
+        events_->stop();
+        events_->wait(suspend);
+    } while (busy());
     endings_.wait(suspend);
     Result<void> result;
     if (state_ == State::kDead) result = fail(Errc::kDeviceGone, kWhat);

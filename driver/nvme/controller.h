@@ -37,6 +37,7 @@ struct ControllerOptions {
     std::uint32_t io_timeout_ms = 30'000;
     std::uint32_t admin_timeout_ms = 60'000;
     std::uint32_t abort_grace_ms = 5'000;
+    std::uint32_t shutdown_timeout_ms = 10'000;  // at least; the controller may name more (RTD3E)
     std::uint32_t max_retries = 4;
     std::uint32_t max_resets = 3;      // in a row without any command completing between them
     std::uint32_t event_requests = 3;  // Asynchronous Event Requests kept outstanding
@@ -134,6 +135,7 @@ class Controller final : private QueueSupervisor, private EventListener {
 
     void command_timed_out(QueuePair& queue, std::uint16_t command_id, bool aborted) override;
     void protocol_broken(QueuePair& queue, const CompletionEntry& entry, const char* how) override;
+    void admin_waits(std::uint64_t now_us) override;
     void namespaces_changed(Suspend& suspend) override;
     void health_changed(std::uint8_t warnings) override;
 
@@ -150,6 +152,7 @@ class Controller final : private QueueSupervisor, private EventListener {
     std::vector<std::unique_ptr<IoQueue>> io_queues_;
     std::unique_ptr<DoorbellBuffer> doorbell_buffer_;  // when the controller has one
     std::unique_ptr<AsynchronousEvents> events_;
+    std::uint32_t aborts_under_way_ = 0;
     WaitGroup endings_;  // requests of lent queues that are being ended
     WaitQueue recovered_;
     std::uint64_t last_check_us_ = 0;

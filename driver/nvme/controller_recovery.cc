@@ -40,15 +40,21 @@ void Controller::command_timed_out(QueuePair& queue, std::uint16_t command_id, b
         begin_reset("a command was not answered, nor its abort");
         return;
     }
+    // ACL: what it is told beyond that it would refuse; the reset, if it comes to that, is for all.
+    if (aborts_under_way_ > identify_.abort_limit) return;
     spdlog::warn("{}: command {:#x} of queue {} timed out, aborting it", transport_->name(),
                  command_id, queue.queue_id());
     ++statistics_.aborts;
+    ++aborts_under_way_;
     SubmissionEntry command = admin_entry(AdminOpcode::kAbort);
     command.dword10 = std::uint32_t{command_id} << 16 | queue.queue_id();
     // Whether it worked shows in the aborted command's own completion, or in its absence.
     admin_->pair().submit_raw(
-        command, {}, "aborting an NVMe command", [](void*, const Error*, std::uint32_t) {},
-        nullptr);
+        command, {}, "aborting an NVMe command",
+        [](void* controller, const Error*, std::uint32_t) {
+            --static_cast<Controller*>(controller)->aborts_under_way_;
+        },
+        this);
     admin_->pair().ring();
 }
 
@@ -110,12 +116,22 @@ Result<void> Controller::start_over(Suspend& suspend) {
     admin.freeze();
     admin.reset();
     admin.set_shadow({});
-    admin.thaw();
     for (const auto& queue : io_queues_) {
         queue->call(suspend, [](QueuePair& pair) { pair.reset(); });
     }
     TRY(enable(suspend));
+    // Not before: others may have put commands into it, and a doorbell is for a controller that is
+    // ready.
+    admin.thaw();
+    const std::string model = info_.model, serial = info_.serial;
     TRY(identify_controller(suspend));
+    if (info_.model != model || info_.serial != serial) {
+        spdlog::error("{}: it was {} {} before the reset and is {} {} now", transport_->name(),
+                      model, serial, info_.model, info_.serial);
+        return fail(Errc::kDeviceGone, "finding the NVMe controller again after a reset");
+    }
+    // Before anything is sent again: events that were pending have gone with the reset.
+    namespaces_.refresh(suspend, *admin_, identify_);
     TRY(set_features(suspend));
     if (options_.io_queues < io_queues_.size()) {
         return fail(Errc::kDeviceGone, "asking the NVMe controller for its queues again");

@@ -29,8 +29,9 @@ struct IdentifyController {
     std::uint8_t max_data_transfer;  // MDTS: 2^n memory pages of CAP.MPSMIN, 0: no limit
     std::uint16_t controller_id;
     std::uint32_t version;
-    std::uint8_t reserved84[8];
-    std::uint32_t optional_events;  // OAES
+    std::uint32_t resume_latency;    // RTD3R, microseconds, 0: not said
+    std::uint32_t shutdown_latency;  // RTD3E, likewise: the longest that a shutdown takes
+    std::uint32_t optional_events;   // OAES
     std::uint32_t controller_attributes;
     std::uint8_t reserved100[12];
     std::uint8_t field_replaceable_unit[16];
@@ -70,6 +71,7 @@ static_assert(offsetof(IdentifyController, model_number) == 24);
 static_assert(offsetof(IdentifyController, firmware_revision) == 64);
 static_assert(offsetof(IdentifyController, max_data_transfer) == 77);
 static_assert(offsetof(IdentifyController, version) == 80);
+static_assert(offsetof(IdentifyController, shutdown_latency) == 88);
 static_assert(offsetof(IdentifyController, optional_events) == 92);
 static_assert(offsetof(IdentifyController, retry_delay) == 128);
 static_assert(offsetof(IdentifyController, optional_admin_commands) == 256);
@@ -130,8 +132,7 @@ struct IdentifyNamespace {
     std::uint8_t reserved100[4];
     std::uint8_t guid[16];
     std::uint8_t eui64[8];
-    LbaFormat formats[16];
-    std::uint8_t reserved192[192];
+    LbaFormat formats[64];  // 16 in 1.4, 64 in 2.0
     std::uint8_t vendor_specific[3712];
 };
 static_assert(sizeof(IdentifyNamespace) == 4096);

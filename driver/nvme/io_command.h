@@ -32,6 +32,10 @@ struct Namespace {
     std::atomic<NamespaceState> state = NamespaceState::kUsable;
 };
 
+[[nodiscard]] inline bool withdrawn(const Namespace& space) {
+    return space.state.load(std::memory_order_relaxed) == NamespaceState::kWithdrawn;
+}
+
 // One request on a namespace; offset and bytes are multiples of the LBA size. Read, write and
 // compare have memory, whose segments are copied; the memory itself stays the caller's until the
 // callback.

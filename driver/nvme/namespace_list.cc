@@ -8,6 +8,8 @@ namespace blobfs::driver::nvme {
 
 namespace {
 
+constexpr std::uint32_t kMaxNamespaces = 4096;  // that are looked for; real ones have far fewer
+
 Result<void> identify_namespace(Suspend& suspend, AdminQueue& admin, std::uint32_t id,
                                 IdentifyNamespace& into) {
     return admin.identify(suspend, IdentifyKind::kNamespace, id,
@@ -36,12 +38,15 @@ Result<void> NamespaceList::read(Suspend& suspend, AdminQueue& admin,
         if (!answer) {
             // Controllers older than 1.1 have no such list: there, 1 to NN may be active.
             if (after != 0 || answer.error().nvme_status == 0) return fail(answer.error());
-            const std::uint32_t count = std::min<std::uint32_t>(identify.namespaces, 1024);
+            const std::uint32_t count = std::min(identify.namespaces, kMaxNamespaces);
             for (std::uint32_t id = 1; id <= count; ++id) active_.push_back(id);
             return {};
         }
         for (const std::uint32_t id : ids) {
-            if (id <= after) return {};  // 0 ends the list; a list out of order is not followed
+            // 0 ends the list; one out of order, or beyond NN or all reason, is not followed.
+            if (id <= after || id > identify.namespaces || active_.size() == kMaxNamespaces) {
+                return {};
+            }
             active_.push_back(id);
             after = id;
         }

@@ -109,6 +109,7 @@ void QueuePair::submit(const Namespace& space, const IoCommand& io, Callback cal
     request->context = context;
     request->what = what;
     request->raw = false;
+    request->space = &space;
     request->memory = has_memory(io.opcode);
     request->device_offset = io.offset;
     SubmissionEntry& command = request->command;
@@ -149,6 +150,7 @@ void QueuePair::submit(const Namespace& space, const IoCommand& io, Callback cal
         part->parent = request;
         part->what = what;
         part->raw = false;
+        part->space = &space;
         part->memory = request->memory;
         part->command = request->command;
         fill(part, begin, bytes);
@@ -173,6 +175,7 @@ void QueuePair::submit_raw(const SubmissionEntry& command, DmaSpan memory, const
     request->context = context;
     request->what = what;
     request->raw = true;
+    request->space = nullptr;
     request->memory = !memory.empty();
     request->device_offset = 0;
     request->command = command;
@@ -250,9 +253,18 @@ void QueuePair::ring() {
     ++statistics_.doorbells;
 }
 
+// A namespace may have been withdrawn while they waited, or before they are tried again.
 void QueuePair::issue_queued() {
     while (!queued_.empty() && !free_trackers_.empty() && !frozen_) {
-        issue(queued_.pop_front());
+        Request* const request = queued_.pop_front();
+        if (request->space != nullptr && withdrawn(*request->space)) [[unlikely]] {
+            const Error gone{.code = Errc::kDeviceGone,
+                             .address = request->device_offset,
+                             .what = request->what};
+            finish(request, &gone, 0);
+            continue;
+        }
+        issue(request);
     }
 }
 

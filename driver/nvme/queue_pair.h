@@ -44,6 +44,8 @@ class QueueSupervisor {
     // The controller posted a completion that fits no command.
     virtual void protocol_broken(QueuePair& queue, const CompletionEntry& entry,
                                  const char* how) = 0;
+    // A fiber waits for an admin command, and nothing has come. Called again and again.
+    virtual void admin_waits(std::uint64_t now_us) { (void)now_us; }
 };
 
 struct QueuePairOptions {

@@ -59,7 +59,10 @@ inline constexpr std::uint32_t kCcShutdownMask = 3U << 14;
 inline constexpr std::uint32_t kCcShutdownNormal = 1U << 14;
 inline constexpr std::uint32_t kCcShutdownAbrupt = 2U << 14;
 // IOSQES = 6 (64 bytes), IOCQES = 4 (16 bytes); MPS = 0 (4 KiB), CSS = 0 (NVM), AMS = 0.
-inline constexpr std::uint32_t kCcEntrySizes = 6U << 16 | 4U << 20;
+inline constexpr std::uint32_t kSubmissionEntryShift = 6;
+inline constexpr std::uint32_t kCompletionEntryShift = 4;
+inline constexpr std::uint32_t kCcEntrySizes = kSubmissionEntryShift << 16 | kCompletionEntryShift
+                                                                                 << 20;
 
 // CSTS (figure 79 of 1.4).
 inline constexpr std::uint32_t kCstsReady = 1U << 0;

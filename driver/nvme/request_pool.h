@@ -10,6 +10,7 @@
 
 #include "driver/base/result.h"
 #include "driver/memory/dma_segment.h"
+#include "driver/nvme/io_command.h"
 #include "driver/nvme/prp_list.h"
 #include "driver/nvme/spec.h"
 
@@ -24,7 +25,8 @@ struct Request {
     Callback callback = nullptr;
     void* context = nullptr;
     Request* next = nullptr;
-    Request* parent = nullptr;  // this is a part of that one, and borrows its memory
+    Request* parent = nullptr;         // this is a part of that one, and borrows its memory
+    const Namespace* space = nullptr;  // null: a raw command
     const char* what = "";
     DmaSegment single{};                // the memory, when it is one piece
     std::vector<DmaSegment> scattered;  // else the pieces; keeps its capacity in the pool

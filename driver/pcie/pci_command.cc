@@ -20,6 +20,14 @@ Result<void> write_pci_command(int file, std::uint64_t config_offset, bool bus_m
     if (::pwrite(file, &command, sizeof command, offset) != sizeof command) {
         return fail(errno_error(errno, kWhat));
     }
+    // The answer to a read comes behind the function's own writes to memory that are on their way
+    // (PCI Express, transaction ordering): when it is there, so are they.
+    std::uint16_t now = 0;
+    if (::pread(file, &now, sizeof now, offset) != sizeof now) {
+        return fail(errno_error(errno, kWhat));
+    }
+    if (now == 0xffff) return fail(Errc::kDeviceGone, kWhat);
+    if (((now & kPciCommandBusMaster) != 0) != bus_master) return fail(Errc::kIo, kWhat);
     return {};
 }
 

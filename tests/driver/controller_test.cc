@@ -71,13 +71,13 @@ class ScriptedControllerTest : public testing::Test {
   protected:
     static void SetUpTestSuite() { ASSERT_TRUE(start_environment({})); }
 
-    Result<std::unique_ptr<Controller>> open() {
+    Result<std::unique_ptr<Controller>> open(const ControllerOptions& options = kQuick) {
         return reactor.block_on([&](Suspend& suspend) {
-            return Controller::open(suspend, std::make_unique<Borrowed>(transport), kQuick);
+            return Controller::open(suspend, std::make_unique<Borrowed>(transport), options);
         });
     }
-    Errc open_error() {
-        Result<std::unique_ptr<Controller>> result = open();
+    Errc open_error(const ControllerOptions& options = kQuick) {
+        Result<std::unique_ptr<Controller>> result = open(options);
         if (result) {
             EXPECT_TRUE(close(**result));
             return Errc::kExists;
@@ -87,13 +87,25 @@ class ScriptedControllerTest : public testing::Test {
     Result<void> close(Controller& controller) {
         return reactor.block_on([&](Suspend& suspend) { return controller.close(suspend); });
     }
-    Result<std::unique_ptr<Device>> open_device() {
+    Result<std::unique_ptr<Device>> open_device(const ControllerOptions& wanted = kQuick) {
         return reactor.block_on([&](Suspend& suspend) {
             DeviceOptions options;
             options.queue_depth = 16;
             return NvmeDevice::open(suspend, std::make_unique<Borrowed>(transport), options,
-                                    kQuick);
+                                    wanted);
         });
+    }
+    Result<void> close(Device& device) {
+        return reactor.block_on([&](Suspend& suspend) { return device.close(suspend); });
+    }
+    static Controller& controller_of(Device& device) {
+        return static_cast<NvmeDevice&>(device).controller();
+    }
+    static std::uint8_t number(AdminOpcode opcode) { return static_cast<std::uint8_t>(opcode); }
+    void answer_io() {
+        script.on_io = [&](const SubmissionEntry& command) {
+            transport.post(1, command.command_id);
+        };
     }
 
     Reactor reactor;
@@ -279,6 +291,267 @@ TEST_F(ScriptedControllerTest, NonsenseCompletionsDoNotDisturbTheOthers) {
         EXPECT_TRUE(results.at(0));
     }
     EXPECT_TRUE(reactor.block_on([&](Suspend& suspend) { return (*device)->close(suspend); }));
+}
+
+// Nobody would be there to notice that a controller goes away while an admin command is waited for.
+constexpr ControllerOptions kPatient{
+    .queue_depth = 16, .io_timeout_ms = 150, .admin_timeout_ms = 60'000, .abort_grace_ms = 100};
+
+TEST_F(ScriptedControllerTest, OneThatGoesAwayDuringItsBringUpIsNoticedAtOnce) {
+    constexpr int kSteps = 7;  // Identify 3 times, Set Features twice, two queues
+    for (int step = 1; step <= kSteps; ++step) {
+        for (const bool fatal : {false, true}) {
+            int seen = 0;
+            transport.on_admin = [&](const SubmissionEntry&) {
+                if (++seen != step) return false;
+                (fatal ? transport.status : transport.configuration) |= fatal ? kCstsFatal : 0;
+                transport.gone = !fatal;
+                return true;
+            };
+            const std::uint64_t begin_us = reactor.now_us();
+            Result<std::unique_ptr<Device>> device = open_device(kPatient);
+            EXPECT_LT(reactor.now_us() - begin_us, 20'000'000U);
+            ASSERT_FALSE(device) << step;
+            EXPECT_EQ(device.error().code, Errc::kDeviceGone) << step;
+            EXPECT_EQ(seen, step);
+            transport.gone = false;
+        }
+    }
+    transport.on_admin = {};
+    Result<std::unique_ptr<Device>> device = open_device();
+    ASSERT_TRUE(device);
+    EXPECT_TRUE(close(**device));
+}
+
+TEST_F(ScriptedControllerTest, OneThatGoesAwayDuringAResetEndsEveryRequest) {
+    for (int step = 1; step <= 7; ++step) {
+        script.on_io = {};
+        transport.on_admin = {};
+        Result<std::unique_ptr<Device>> device = open_device(kPatient);
+        ASSERT_TRUE(device);
+        const int before = transport.enables;
+        int seen = 0;
+        transport.on_admin = [&](const SubmissionEntry&) {
+            if (transport.enables > before && ++seen == step) transport.gone = true;
+            return transport.gone;
+        };
+        const std::vector<Result<void>> results =
+            read_during(reactor, **device, 20, [](Suspend&) {});
+        for (const Result<void>& result : results) {
+            ASSERT_FALSE(result);
+            EXPECT_EQ(result.error().code, Errc::kDeviceGone);
+        }
+        EXPECT_FALSE(close(**device));
+        transport.gone = false;
+    }
+}
+
+TEST_F(ScriptedControllerTest, AbortThatIsNeverAnsweredEndsInAReset) {
+    Result<std::unique_ptr<Device>> device = open_device(kPatient);
+    ASSERT_TRUE(device);
+    transport.on_admin = [&](const SubmissionEntry& command) {
+        return command.opcode == number(AdminOpcode::kAbort);
+    };
+    script.on_io = [&](const SubmissionEntry& command) {
+        if (transport.enables > 1) transport.post(1, command.command_id);
+    };
+    for (const Result<void>& result : read_during(reactor, **device, 16, [](Suspend&) {})) {
+        EXPECT_TRUE(result) << result.error().message();
+    }
+    // ACL is 0: one at a time is all that it takes.
+    EXPECT_EQ(transport.admin_commands[number(AdminOpcode::kAbort)], 1);
+    EXPECT_EQ(controller_of(**device).statistics().resets, 1U);
+    EXPECT_TRUE(close(**device));
+}
+
+TEST_F(ScriptedControllerTest, ResetThatNeverBecomesReadyIsTheEnd) {
+    Result<std::unique_ptr<Device>> device = open_device();
+    ASSERT_TRUE(device);
+    transport.stuck_not_ready = true;
+    const std::vector<Result<void>> results = read_during(reactor, **device, 30, [](Suspend&) {});
+    ASSERT_EQ(results.size(), 30U);
+    for (const Result<void>& result : results) {
+        ASSERT_FALSE(result);
+        EXPECT_EQ(result.error().code, Errc::kDeviceGone);
+    }
+    EXPECT_FALSE(close(**device));
+}
+
+// Deaf until it has been reset.
+TEST_F(ScriptedControllerTest, NothingIsRungBeforeAResetControllerIsReady) {
+    Result<std::unique_ptr<Device>> device = open_device();
+    ASSERT_TRUE(device);
+    transport.ready_delay = 10;
+    transport.on_admin = [&](const SubmissionEntry& command) {
+        return transport.enables == 1 && command.opcode == number(AdminOpcode::kGetLogPage);
+    };
+    script.on_io = [&](const SubmissionEntry& command) {
+        if (transport.enables > 1) transport.post(1, command.command_id);
+    };
+    int asked = 0;
+    const std::vector<Result<void>> results =
+        read_during(reactor, **device, 4, [&](Suspend& suspend) {
+            WaitGroup group;
+            for (int i = 0; i < 3; ++i) {  // one is on its way, the others wait for their turn
+                group.add();
+                suspend.reactor().spawn([&](Suspend& own) {
+                    HealthLog health{};
+                    (void)controller_of(**device).get_log_page(
+                        own, LogPage::kHealth, std::as_writable_bytes(std::span(&health, 1)));
+                    ++asked;
+                    group.done();
+                });
+            }
+            group.wait(suspend);
+        });
+    for (const Result<void>& result : results) EXPECT_TRUE(result);
+    EXPECT_EQ(asked, 3);
+    EXPECT_EQ(transport.enables, 2);
+    EXPECT_FALSE(transport.rung_too_early);
+    EXPECT_TRUE(close(**device));
+}
+
+TEST_F(ScriptedControllerTest, AnotherControllerAfterAResetGetsNoCommand) {
+    Result<std::unique_ptr<Device>> device = open_device();
+    ASSERT_TRUE(device);
+    int after_reset = 0;
+    transport.on_identify_controller = [&](IdentifyController& data) {
+        std::memcpy(data.serial_number, "another", 7);
+    };
+    script.on_io = [&](const SubmissionEntry&) { after_reset += transport.enables > 1 ? 1 : 0; };
+    for (const Result<void>& result : read_during(reactor, **device, 20, [](Suspend&) {})) {
+        ASSERT_FALSE(result);
+        EXPECT_EQ(result.error().code, Errc::kDeviceGone);
+    }
+    EXPECT_EQ(after_reset, 0);
+    EXPECT_FALSE(close(**device));
+}
+
+TEST_F(ScriptedControllerTest, NamespaceThatIsAnotherAfterAResetGetsNoCommand) {
+    Result<std::unique_ptr<Device>> device = open_device();
+    ASSERT_TRUE(device);
+    int after_reset = 0;
+    transport.on_identify_namespace = [&](IdentifyNamespace& data) { data.size_blocks = 4096; };
+    script.on_io = [&](const SubmissionEntry&) { after_reset += transport.enables > 1 ? 1 : 0; };
+    for (const Result<void>& result : read_during(reactor, **device, 20, [](Suspend&) {})) {
+        ASSERT_FALSE(result);
+        EXPECT_EQ(result.error().code, Errc::kDeviceGone);
+    }
+    EXPECT_EQ(after_reset, 0);
+    EXPECT_EQ(controller_of(**device).statistics().resets, 1U);
+    EXPECT_TRUE(close(**device)) << "the controller itself is well";
+}
+
+TEST_F(ScriptedControllerTest, ShutdownIsWaitedForAsLongAsTheControllerSays) {
+    ControllerOptions hasty = kQuick;
+    hasty.shutdown_timeout_ms = 50;
+    transport.stuck_shutdown = true;
+    Result<std::unique_ptr<Controller>> opened = open(hasty);
+    ASSERT_TRUE(opened);
+    const Result<void> unanswered = close(**opened);
+    ASSERT_FALSE(unanswered);
+    EXPECT_EQ(unanswered.error().code, Errc::kIo);
+    EXPECT_EQ(transport.configuration & kCcEnable, 0U) << "disabled all the same";
+
+    transport.on_identify_controller = [](IdentifyController& data) {
+        data.shutdown_latency = 30'000'000;
+    };
+    opened = open(hasty);
+    ASSERT_TRUE(opened);
+    const Result<void> late = reactor.block_on([&](Suspend& suspend) {
+        suspend.reactor().run_after(200'000, [&] { transport.status |= kCstsShutdownComplete; });
+        return (*opened)->close(suspend);
+    });
+    EXPECT_TRUE(late);
+    EXPECT_EQ(transport.shutdowns, 2);
+}
+
+TEST_F(ScriptedControllerTest, QueuesOfTwoEntriesWorkAndShorterOnesAreRefused) {
+    transport.capabilities = Capabilities::make(2, 1, 0);
+    answer_io();
+    Result<std::unique_ptr<Device>> device = open_device();
+    ASSERT_TRUE(device);
+    for (const Result<void>& result : read_during(reactor, **device, 40, [](Suspend&) {})) {
+        EXPECT_TRUE(result);
+    }
+    EXPECT_TRUE(close(**device));
+    transport.capabilities = Capabilities::make(1, 1, 0);
+    EXPECT_EQ(open_error(), Errc::kNotSupported);
+}
+
+TEST_F(ScriptedControllerTest, DoorbellsBeyondTheRegistersAreRefused) {
+    transport.capabilities = Capabilities::make(64, 1, 15);
+    EXPECT_EQ(open_error(), Errc::kNotSupported);
+}
+
+TEST_F(ScriptedControllerTest, QueueEntriesOfOtherSizesAreRefused) {
+    transport.on_identify_controller = [](IdentifyController& data) {
+        data.submission_entry_size = 0x77;
+    };
+    EXPECT_EQ(open_error(), Errc::kNotSupported);
+    transport.on_identify_controller = [](IdentifyController& data) {
+        data.submission_entry_size = 0x66;
+        data.completion_entry_size = 0x55;
+    };
+    EXPECT_EQ(open_error(), Errc::kNotSupported);
+    transport.on_identify_controller = [](IdentifyController& data) {
+        data.submission_entry_size = 0x76;
+        data.completion_entry_size = 0x44;
+    };
+    EXPECT_EQ(open_error(), Errc::kExists);
+}
+
+TEST_F(ScriptedControllerTest, NonsenseInIdentifyIsLivedWith) {
+    transport.on_identify_controller = [](IdentifyController& data) {
+        std::memset(data.model_number, 0xff, sizeof data.model_number);
+        data.max_data_transfer = 255;
+        data.namespaces = 0xffffffff;
+        data.event_limit = 255;
+        data.abort_limit = 255;
+        data.sgl_support = 3;  // reserved
+        data.retry_delay[0] = 0xffff;
+    };
+    transport.on_identify_namespace = [](IdentifyNamespace& data) {
+        data.optimal_io_boundary = 3;
+        data.lba_formats = 63;
+        data.formatted_lba = 0x20;  // format 16
+        data.formats[0] = {8, 63, 0};
+        data.formats[16] = {0, 12, 0};
+    };
+    // Namespaces without end.
+    transport.on_admin = [&](const SubmissionEntry& command) {
+        if (command.opcode != number(AdminOpcode::kIdentify) ||
+            command.dword10 != static_cast<std::uint32_t>(IdentifyKind::kActiveNamespaces)) {
+            return false;
+        }
+        auto* ids = reinterpret_cast<std::uint32_t*>(command.prp1);
+        for (std::uint32_t i = 0; i < 1024; ++i) ids[i] = command.namespace_id + 1 + i;
+        transport.post(0, command.command_id);
+        return true;
+    };
+    answer_io();
+    Result<std::unique_ptr<Device>> device = open_device();
+    ASSERT_TRUE(device);
+    EXPECT_EQ((*device)->properties().lba_bytes, 4096U);
+    EXPECT_EQ(controller_of(**device).namespace_ids().size(), 4096U);
+    EXPECT_FALSE(controller_of(**device).info().sgl);
+    for (const Result<void>& result : read_during(reactor, **device, 20, [](Suspend&) {})) {
+        EXPECT_TRUE(result);
+    }
+    EXPECT_TRUE(close(**device));
+
+    const auto refused = [&](const std::function<void(IdentifyNamespace&)>& change) {
+        transport.on_identify_namespace = change;
+        Result<std::unique_ptr<Device>> opened = open_device();
+        if (!opened) return opened.error().code;
+        (void)close(**opened);
+        return Errc::kExists;
+    };
+    EXPECT_EQ(refused([](auto& data) { data.size_blocks = 0; }), Errc::kNotFound);
+    EXPECT_EQ(refused([](auto& data) { data.size_blocks = ~0ULL; }), Errc::kTooLarge);
+    EXPECT_EQ(refused([](auto& data) { data.formats[0].data_size = 0; }), Errc::kNotSupported);
+    EXPECT_EQ(refused([](auto& data) { data.formats[0].data_size = 63; }), Errc::kNotSupported);
+    EXPECT_EQ(refused([](auto& data) { data.formatted_lba = 0xf; }), Errc::kNotSupported);
 }
 
 class SoftwareControllerTest : public testing::Test {

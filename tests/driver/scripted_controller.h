@@ -48,15 +48,24 @@ class ScriptedTransport final : public Transport {
         if ((value & kCcEnable) != 0 && !was) {
             ++enables;
             if (stuck_not_ready) return;
+            look_at_bells();
             queues.clear();
             queues[0] = {.entries = (admin_attributes & 0xfff) + 1,
                          .submission = reinterpret_cast<SubmissionEntry*>(admin_submission),
                          .completion = reinterpret_cast<CompletionEntry*>(admin_completion)};
             bells.fill(0);
-            status = kCstsReady;
+            turns_until_ready = ready_delay;
+            if (turns_until_ready == 0) status = kCstsReady;
         }
-        if ((value & kCcEnable) == 0 && !stuck_ready) status = 0;
-        if ((value & kCcShutdownMask) != 0) status |= kCstsShutdownComplete;
+        if ((value & kCcEnable) == 0 && !stuck_ready) {
+            status = 0;
+            bells.fill(0);
+            queues.clear();  // touches no memory of the host any more
+        }
+        if ((value & kCcShutdownMask) != 0) {
+            ++shutdowns;
+            if (!stuck_shutdown) status |= kCstsShutdownComplete;
+        }
     }
     void write64(std::uint32_t offset, std::uint64_t value) override {
         if (offset == kRegisterAsq) admin_submission = value;
@@ -109,6 +118,11 @@ class ScriptedTransport final : public Transport {
 
     // Answers admin commands as a small, well-behaved controller would.
     void serve_admin() {
+        if (turns_until_ready != 0) {
+            look_at_bells();
+            if (--turns_until_ready == 0) status = kCstsReady;
+            return;
+        }
         if (queues.empty() || queues[0].submission == nullptr) return;
         for (const SubmissionEntry& command : fetch(0)) {
             ++admin_commands[command.opcode];
@@ -147,12 +161,22 @@ class ScriptedTransport final : public Transport {
     bool gone = false;
     bool stuck_ready = false;
     bool stuck_not_ready = false;
-    int enables = 0;
+    bool stuck_shutdown = false;
+    bool rung_too_early = false;  // a doorbell, while it was not ready
+    int ready_delay = 0;          // turns from CC.EN to CSTS.RDY
+    int turns_until_ready = 0;
+    int enables = 0, shutdowns = 0;
     std::map<std::uint8_t, int> admin_commands;
     std::function<bool(const SubmissionEntry&)> on_admin;  // true: it has dealt with the command
+    // What Identify says otherwise than a well-behaved controller would.
+    std::function<void(IdentifyController&)> on_identify_controller;
+    std::function<void(IdentifyNamespace&)> on_identify_namespace;
     LbaFormat format{.metadata_bytes = 0, .data_size = 9, .relative_performance = 0};
 
   private:
+    void look_at_bells() {
+        for (const std::uint32_t bell : bells) rung_too_early |= bell != 0;
+    }
     void identify(const SubmissionEntry& command) const {
         auto* into = reinterpret_cast<std::byte*>(command.prp1);
         std::memset(into, 0, kPageBytes);
@@ -163,6 +187,7 @@ class ScriptedTransport final : public Transport {
                 data.namespaces = 1;
                 data.volatile_write_cache = 1;
                 data.optional_commands = kOncsDatasetManagement | kOncsWriteZeroes;
+                if (on_identify_controller) on_identify_controller(data);
                 std::memcpy(into, &data, sizeof data);
                 break;
             }
@@ -170,6 +195,7 @@ class ScriptedTransport final : public Transport {
                 IdentifyNamespace data{};
                 data.size_blocks = data.capacity_blocks = 1 << 20;
                 data.formats[0] = format;
+                if (on_identify_namespace) on_identify_namespace(data);
                 std::memcpy(into, &data, sizeof data);
                 break;
             }

@@ -119,7 +119,7 @@ std::uint64_t format_bytes(const LbaFormat& format) {
     return format.data_size < 64 ? std::uint64_t{1} << format.data_size : 0;
 }
 
-// The formats that the namespace may have: those of the 16 in the page that are there.
+// The formats that the namespace may have: those of the 64 in the page that are there.
 std::vector<LbaFormat> formats_of(const IdentifyNamespace& space) {
     const std::size_t count =
         std::min<std::size_t>(std::size_t{space.lba_formats} + 1, std::size(space.formats));
