@@ -188,7 +188,7 @@ TEST_F(Perf, WritesOnlyWhereNoDataIsUnlessForced) {
     EXPECT_EQ(run(write), 0) << errors.str();
     EXPECT_GT(result()["write"]["ios"], 0);
     EXPECT_FALSE(result().contains("read"));
-    for (const std::uint64_t offset : {0U, 150'000U, (4U << 20) - 3}) {
+    for (const std::uint64_t offset : {0U, 150'000U, 2'654'321U, (4U << 20) - 3}) {
         std::filesystem::resize_file(path, 0);
         std::filesystem::resize_file(path, 4 << 20);
         put(offset, "my");
@@ -202,6 +202,35 @@ TEST_F(Perf, WritesOnlyWhereNoDataIsUnlessForced) {
     std::vector<std::string> forced = write;
     forced.push_back("--force");
     EXPECT_EQ(run(forced), 0) << errors.str();
+}
+
+// Only what is looked at entirely, or in parts that are small enough, cannot be missed.
+TEST_F(Perf, DataInTheMiddleOfALargeRegionIsFound) {
+    constexpr std::uint64_t kSize = 200 << 20;
+    for (const std::uint64_t place : {50ULL << 20, (120ULL << 20) + 4711, (190ULL << 20) + 1}) {
+        std::filesystem::resize_file(path, 0);
+        std::filesystem::resize_file(path, kSize);
+        put(place, std::string(kSize / 512, 'x'));
+        EXPECT_EQ(run({path, "-w", "write"}), 1);
+        EXPECT_NE(errors.str().find("holds data"), std::string::npos) << errors.str();
+    }
+}
+
+TEST_F(Perf, WhatIsFoundIsNamed) {
+    // A swap area (mkswap(8)): header in the second KiB, magic at the end of the page.
+    put(1024, std::string("\1\0\0\0\377\3\0\0\0\0\0\0", 12));
+    put(1024 + 28, "mine");
+    put(4086, "SWAPSPACE2");
+    EXPECT_EQ(run({path, "-w", "write", "--offset", "2M"}), 1);
+    EXPECT_NE(errors.str().find("swap"), std::string::npos) << errors.str();
+    EXPECT_NE(errors.str().find("mine"), std::string::npos) << errors.str();
+    EXPECT_NE(errors.str().find("--force"), std::string::npos);
+    // One whose only trace is at its end.
+    std::filesystem::resize_file(path, 0);
+    std::filesystem::resize_file(path, 200 << 20);
+    put((200 << 20) - (900 << 10), "x");
+    EXPECT_EQ(run({path, "-w", "write", "--offset", "2M", "--size", "8M"}), 1);
+    EXPECT_NE(errors.str().find("holds data"), std::string::npos) << errors.str();
 }
 
 TEST_F(Perf, ReadsOfDataAreNoDanger) {

@@ -135,7 +135,8 @@ class Benchmark {
         auto found = find_data(suspend, *device_, region());
         if (!found) return failed(found.error());
         if (!*found) return {};
-        return refuse(" holds data (at byte " + std::to_string(**found) +
+        const std::string what = (*found)->kind.empty() ? "data" : (*found)->kind;
+        return refuse(" holds " + what + " (at byte " + std::to_string((*found)->offset) +
                       "); nothing was written. To overwrite it, and lose what is there, use "
                       "--force");
     }

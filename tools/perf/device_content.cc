@@ -1,9 +1,15 @@
 #include "tools/perf/device_content.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <functional>
 #include <random>
+
+#include "mkfs/existing_content.h"
 
 namespace blobfs::tools {
 
@@ -16,9 +22,11 @@ using driver::Suspend;
 
 constexpr std::size_t kSector = 512;
 constexpr std::size_t kSampleBytes = 4096;
-constexpr std::size_t kSamples = 256;
+constexpr std::size_t kSamples = 256;  // for what is a warning
+constexpr std::size_t kDataSamples = 1024;
 constexpr std::size_t kSamplesAtOnce = 32;
-constexpr std::uint64_t kEdgeBytes = std::uint64_t{256} << 10;
+constexpr std::uint64_t kEdgeBytes = std::uint64_t{1} << 20;
+constexpr std::uint64_t kAllBytes = std::uint64_t{64} << 20;
 constexpr char kMark[] = "blobfs-perf data";  // at the start of each sector
 constexpr std::size_t kMarkBytes = sizeof kMark - 1;
 
@@ -58,12 +66,13 @@ Result<void> view(Suspend& suspend, Device& device, const std::vector<std::uint6
 }
 
 // Evenly spread over the region, and never where a pattern of powers of two would put them.
-std::vector<std::uint64_t> samples_of(const Device& device, DeviceRegion region) {
+std::vector<std::uint64_t> samples_of(const Device& device, DeviceRegion region,
+                                      std::size_t samples) {
     std::vector<std::uint64_t> offsets;
     if (region.bytes < kSampleBytes) return offsets;
     const std::uint64_t lba = device.properties().lba_bytes;
     const std::uint64_t places = (region.bytes - kSampleBytes) / lba + 1;
-    const std::uint64_t count = std::min<std::uint64_t>(kSamples, places);
+    const std::uint64_t count = std::min<std::uint64_t>(samples, places);
     std::minstd_rand random(static_cast<std::uint32_t>(places));
     for (std::uint64_t i = 0; i < count; ++i) {
         const std::uint64_t begin = i * (places / count);
@@ -71,6 +80,46 @@ std::vector<std::uint64_t> samples_of(const Device& device, DeviceRegion region)
                           (begin + random() % std::max<std::uint64_t>(1, places / count)) * lba);
     }
     return offsets;
+}
+
+// The first and the last MiB.
+std::array<DeviceRegion, 2> edges_of(const Device& device) {
+    const std::uint64_t size = device.properties().bytes / kSampleBytes * kSampleBytes;
+    const std::uint64_t edge = std::min(kEdgeBytes, size);
+    return {DeviceRegion{.offset = 0, .bytes = edge},
+            DeviceRegion{.offset = device.properties().bytes - edge, .bytes = edge}};
+}
+
+void append_all(std::vector<std::uint64_t>& offsets, DeviceRegion region) {
+    for (std::uint64_t at = 0; at < region.bytes; at += kSampleBytes) {
+        offsets.push_back(region.offset + at);
+    }
+}
+
+// What libblkid knows by the device's edges, which are shown to it as a sparse file in memory.
+// Empty when it knows nothing, or cannot be asked: then it is just data.
+std::string name_content(Suspend& suspend, Device& device) {
+    const int file = ::memfd_create("device-content", MFD_CLOEXEC);
+    if (file < 0) return {};
+    bool good = ::ftruncate(file, static_cast<off_t>(device.properties().bytes)) == 0;
+    for (const DeviceRegion& edge : edges_of(device)) {
+        std::vector<std::uint64_t> offsets;
+        append_all(offsets, edge);
+        good = good && view(suspend, device, offsets,
+                            [&](std::uint64_t offset, driver::ConstDmaSpan memory) {
+                                good = good && ::pwrite(file, memory.data(), memory.size(),
+                                                        static_cast<off_t>(offset)) ==
+                                                   static_cast<ssize_t>(memory.size());
+                                return !good;
+                            });
+    }
+    std::string kind;
+    if (good) {
+        const auto signatures = mkfs::find_signatures(file);
+        if (signatures && !signatures->empty()) kind = mkfs::describe(*signatures);
+    }
+    ::close(file);
+    return kind;
 }
 
 }  // namespace
@@ -87,25 +136,34 @@ void fill_with_benchmark_data(DmaSpan memory, std::uint64_t seed) {
     }
 }
 
-Result<std::optional<std::uint64_t>> find_data(Suspend& suspend, Device& device,
-                                               DeviceRegion region) {
-    const std::uint64_t size = device.properties().bytes / kSampleBytes * kSampleBytes;
-    const std::uint64_t edge = std::min(kEdgeBytes, size);
+Result<std::optional<ForeignData>> find_data(Suspend& suspend, Device& device,
+                                             DeviceRegion region) {
+    const std::uint64_t size = device.properties().bytes;
     std::vector<std::uint64_t> offsets;
-    for (std::uint64_t at = 0; at < edge; at += kSampleBytes) offsets.push_back(at);
-    for (std::uint64_t at = size - edge; at < size; at += kSampleBytes) offsets.push_back(at);
-    const std::vector<std::uint64_t> within = samples_of(device, region);
-    offsets.insert(offsets.end(), within.begin(), within.end());
-    std::optional<std::uint64_t> found;
+    for (const DeviceRegion& edge : edges_of(device)) append_all(offsets, edge);
+    if (region.bytes <= kAllBytes) {
+        append_all(offsets, region);
+    } else {
+        const std::vector<std::uint64_t> within = samples_of(device, region, kDataSamples);
+        offsets.insert(offsets.end(), within.begin(), within.end());
+    }
+    // A last block that is not whole: from the end of the device backwards.
+    for (std::uint64_t& offset : offsets) {
+        if (size >= kSampleBytes) offset = std::min(offset, size - kSampleBytes);
+    }
+    std::optional<ForeignData> found;
     TRY(view(suspend, device, offsets, [&](std::uint64_t offset, driver::ConstDmaSpan memory) {
-        if (const std::optional<std::size_t> at = foreign_sector(memory)) found = offset + *at;
+        if (const std::optional<std::size_t> at = foreign_sector(memory)) {
+            found = ForeignData{.offset = offset + *at, .kind = {}};
+        }
         return found.has_value();
     }));
+    if (found) found->kind = name_content(suspend, device);
     return found;
 }
 
 Result<unsigned> zeroes_percent(Suspend& suspend, Device& device, DeviceRegion region) {
-    const std::vector<std::uint64_t> offsets = samples_of(device, region);
+    const std::vector<std::uint64_t> offsets = samples_of(device, region, kSamples);
     if (offsets.empty()) return 0U;
     std::size_t empty = 0;
     TRY(view(suspend, device, offsets, [&](std::uint64_t, driver::ConstDmaSpan memory) {
