@@ -9,7 +9,7 @@ sys.dont_write_bytecode = True
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from guest_machine import Unavailable, initramfs, kernel, machine  # noqa: E402
+from guest_machine import Unavailable, initramfs, kernel, machine, package  # noqa: E402
 
 BUILD = Path(os.environ.get("BLOBFS_BUILD", ROOT / "build" / "dev"))
 EXIT_SKIP = 77
@@ -35,10 +35,12 @@ class GuestCase(unittest.TestCase):
         return output
 
 
-def main():
-    """Runs the cases of the calling file. Skips, saying why, where there can be no guest."""
+def main(require=lambda: None):
+    """Runs the cases of the calling file. Skips, saying why, where there can be no guest, or where
+    require() raises Unavailable."""
     try:
         machine.require()
+        require()
         unittest.main(verbosity=2)
     except Unavailable as error:
         print(f"skipped: {error}")

@@ -185,10 +185,15 @@ class ThroughUio(GuestCase):
     def test_data_is_what_was_written_and_a_second_process_is_refused(self):
         device = address(0)
         options = machine.Options(ssds=[machine.Ssd(size=64 << 20)], iommu=False,
-                                  files=[program("tests/guest/nvme_exerciser")])
+                                  files=[program("tests/guest/nvme_exerciser"),
+                                         program("tools/nvme/blobfs-nvme")])
         with machine.Machine(options) as self.guest:
+            status, output = self.guest.run(f"blobfs-nvme bind --driver {VFIO} {device}")
+            self.assertEqual(status, 1, output)
+            self.assertIn("has no IOMMU before it", output)
             output = self.run_in_guest(f"""set -e
-                ssd-driver {device} {UIO}
+                blobfs-nvme bind {device}
+                [ $(basename $(readlink /sys/bus/pci/devices/{device}/driver)) = {UIO} ]
                 nvme_exerciser model {device} /tmp/model --operations 120 --bytes 16777216
                 nvme_exerciser compare {device} /tmp/model""")
             self.assertIn("safer", output)

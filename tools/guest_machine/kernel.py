@@ -1,27 +1,15 @@
 """The guest's kernel and modules, out of a Debian package; nothing is installed.
 
-The newest linux-image-*-cloud-amd64 that apt offers is fetched once and unpacked into a cache that
-all checkouts of a user share. BLOBFS_GUEST_KERNEL_DEB names a package file to use instead.
+The newest linux-image-*-cloud-amd64 that apt offers, unless BLOBFS_GUEST_KERNEL_DEB names a package
+file. Modules (NAME.ko) in the folder that BLOBFS_GUEST_MODULES names take the place of its own.
 """
 
-import fcntl
 import lzma
 import os
 import re
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
-from . import Unavailable
-
-
-def cache_directory():
-    """Where the unpacked kernel is kept: $XDG_CACHE_HOME/blobfs/guest."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(base) / "blobfs" / "guest"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+from . import Unavailable, package
 
 
 class Kernel:
@@ -32,9 +20,20 @@ class Kernel:
         self.release = self.image.name.removeprefix("vmlinuz-")
         modules = next(p for p in root.rglob(f"lib/modules/{self.release}") if p.is_dir())
         self._files = {}
-        for path in modules.rglob("*.ko*"):
+        others = os.environ.get("BLOBFS_GUEST_MODULES")
+        for path in [*modules.rglob("*.ko*"), *(Path(others).rglob("*.ko") if others else [])]:
             name = path.name.split(".ko")[0].replace("-", "_")
             self._files[name] = path
+
+    def _contents(self, name):
+        path = self._files[name]
+        contents = path.read_bytes()
+        return lzma.decompress(contents) if path.suffix == ".xz" else contents
+
+    def has_parameter(self, module, parameter):
+        """True when that module is there and takes that parameter."""
+        return (module in self._files
+                and f"\0parmtype={parameter}:".encode() in self._contents(module))
 
     def modules(self, wanted):
         """(name, contents, all that it needs, to be loaded from the last to the first) of the
@@ -49,10 +48,7 @@ class Kernel:
             name = pending.pop()
             if name in result or name not in self._files:
                 continue
-            path = self._files[name]
-            contents = path.read_bytes()
-            if path.suffix == ".xz":
-                contents = lzma.decompress(contents)
+            contents = self._contents(name)
             found = re.search(rb"\0depends=([^\0]*)\0", contents)
             needs = found.group(1).decode().replace("-", "_").split(",") if found else []
             needs = [n for n in needs if n]
@@ -70,51 +66,16 @@ class Kernel:
                 for name, (contents, _) in result.items()]
 
 
-def _run(command, **options):
-    return subprocess.run(command, check=True, capture_output=True, text=True, **options)
-
-
 def _newest_package():
-    try:
-        text = _run(["apt-cache", "depends", "linux-image-cloud-amd64"]).stdout
-    except FileNotFoundError:
-        raise Unavailable("a guest kernel comes from a Debian package, and there is no apt here; "
-                          "BLOBFS_GUEST_KERNEL_DEB may name a package file") from None
-    except subprocess.CalledProcessError as error:
-        raise Unavailable("apt knows no linux-image-cloud-amd64 (apt-get update?): "
-                          + error.stderr.strip()) from None
-    found = re.search(r"Depends: (linux-image-\S+)", text)
+    found = re.search(r"Depends: (linux-image-\S+)", package.dependencies("linux-image-cloud-amd64"))
     if not found:
-        raise Unavailable("linux-image-cloud-amd64 names no kernel package")
+        raise Unavailable("linux-image-cloud-amd64 names no kernel package; "
+                          "BLOBFS_GUEST_KERNEL_DEB may name a package file")
     return found.group(1)
-
-
-def _download(into):
-    package = _newest_package()
-    try:
-        _run(["apt-get", "download", package], cwd=into)
-    except subprocess.CalledProcessError as error:
-        raise Unavailable(f"apt-get download {package} failed (apt-get update?): "
-                          + error.stderr.strip().splitlines()[-1]) from None
-    return next(Path(into).glob("*.deb"))
 
 
 def obtain():
     """The kernel, fetched and unpacked if that has not been done before. Raises Unavailable."""
-    cache = cache_directory()
     chosen = os.environ.get("BLOBFS_GUEST_KERNEL_DEB")
-    root = cache / ("kernel-" + Path(chosen).stem if chosen else "kernel")
-    with open(cache / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as scratch:
-                package = Path(chosen) if chosen else _download(scratch)
-                unpacked = Path(scratch) / "unpacked"
-                try:
-                    _run(["dpkg", "-x", str(package), str(unpacked)])
-                except FileNotFoundError:
-                    raise Unavailable("unpacking a guest kernel needs dpkg") from None
-                except subprocess.CalledProcessError as error:
-                    raise Unavailable(f"unpacking {package}: {error.stderr.strip()}") from None
-                shutil.move(unpacked, root)
-    return Kernel(root)
+    folder = "kernel-" + Path(chosen).stem if chosen else "kernel"
+    return Kernel(package.unpacked(folder, _newest_package, chosen))

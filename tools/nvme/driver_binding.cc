@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 
 #include "driver/pcie/function_access.h"
 
@@ -53,6 +54,12 @@ tl::expected<void, std::string> write_file(const std::string& path, const std::s
     if (written) return {};
     return cannot("writing to " + path + ": " + std::strerror(error) +
                   (error == EACCES || error == EPERM ? ": this needs root" : ""));
+}
+
+// The one who runs the machine has said that VFIO may do without an IOMMU.
+bool vfio_allowed_without_iommu() {
+    std::ifstream file("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode");
+    return file.get() == 'Y';
 }
 
 // Nobody, neither the kernel nor a process, is at work with the controller.
@@ -102,7 +109,15 @@ BindingSteps plan_bind(const std::string& address, const BindRequest& request) {
     auto controller = idle_controller(address);
     if (!controller) return cannot(controller.error());
     std::string driver = request.driver;
-    if (driver.empty()) driver = controller->iommu_group ? "vfio-pci" : "uio_pci_generic";
+    const bool vfio_works =
+        controller->iommu != PciFunction::Iommu::kNone || vfio_allowed_without_iommu();
+    if (driver.empty()) driver = vfio_works ? "vfio-pci" : "uio_pci_generic";
+    if (driver == "vfio-pci" && !vfio_works) {
+        return cannot(address +
+                      " has no IOMMU before it: turn the IOMMU on (intel_iommu=on, or the "
+                      "firmware's settings), or use uio_pci_generic, or allow VFIO without an "
+                      "IOMMU (modprobe vfio enable_unsafe_noiommu_mode=1); both are less safe");
+    }
     if (driver == "uio_pci_generic" && controller->iommu == PciFunction::Iommu::kTranslating) {
         return cannot(address +
                       " is behind an IOMMU, through which uio_pci_generic cannot work; "
