@@ -86,7 +86,6 @@ std::vector<DataCopy> UnflushedData::take(const Takeable& what) {
         std::ranges::move(entry.copies, std::back_inserter(taken));
         copied_bytes_ -= std::exchange(entry.bytes, 0);
         entry.copies.clear();
-        entry.over_logged = false;
     }
     // What was written meanwhile is newer than what the log has from now on.
     for (std::size_t later = what.end - dropped_; later < entries_.size(); ++later) {

@@ -73,7 +73,7 @@ class MemoryDevice final : public driver::Device {
     Result<void> write(driver::Suspend& suspend, std::uint64_t offset, driver::ConstDmaSpan from,
                        driver::WriteFlags flags) override {
         check_range(offset, from.size());
-        suspend.yield();
+        for (unsigned i = 0; i < write_yields; ++i) suspend.yield();
         return write_now(offset, from, flags);
     }
     Result<void> write_now(std::uint64_t offset, driver::ConstDmaSpan from,
@@ -159,6 +159,7 @@ class MemoryDevice final : public driver::Device {
     std::string events;  // W write, U write with FUA, F flush
     std::function<bool(std::uint64_t offset, std::size_t bytes)> fail_read, fail_write;
     std::function<bool()> fail_flush;
+    unsigned write_yields = 1;  // more: what is begun later may overtake a write
 
   protected:
     // Batches: all at once, in order.

@@ -553,6 +553,34 @@ TEST_F(WriteAheadLogTest, DataInABatchIsDurableWhenTheBatchIs) {
     EXPECT_EQ(replay_data().texts, Texts{"1: data 8388608=a*512"});
 }
 
+// A flush that is faster than the batch that carries the data: until that batch is durable a replay
+// would put what is older over it.
+TEST_F(WriteAheadLogTest, FlushedDataThatIsOnItsWayIntoTheLogMustBeSettled) {
+    note_small_data(8u << 20, 'a');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    note_small_data(8u << 20, 'b');
+    run([&](Suspend& suspend) {
+        const Sequence second = log_->append(record("second"));
+        device_->write_yields = 20;
+        driver::WaitGroup group;
+        group.add();
+        bool begun = false;
+        suspend.reactor().spawn([&](Suspend& inner) {
+            begun = true;
+            EXPECT_TRUE(log_->commit(inner, second));
+            group.done();
+        });
+        while (!begun) suspend.yield();
+        EXPECT_TRUE(log_->flush_data(suspend));
+        ASSERT_LT(log_->last_durable(), second);
+        EXPECT_TRUE(log_->must_settle());
+        group.wait(suspend);
+    });
+    device_->write_yields = 1;
+    ASSERT_TRUE(commit(log_->append(record("third"))));
+    EXPECT_FALSE(log_->must_settle());
+}
+
 TEST_F(WriteAheadLogTest, ATrimmedLogNeedsNotBeSettled) {
     note_small_data(8u << 20, 'a');
     ASSERT_TRUE(commit(log_->append(record("first"))));
