@@ -74,6 +74,17 @@ TEST_F(AttributeRefreshTest, EachInodeIsToldOnceAndNotBeforeAPeriodHasPassed) {
     EXPECT_TRUE(told().empty());
 }
 
+TEST_F(AttributeRefreshTest, WhatIsNotedLateInAPeriodIsNotToldAtItsEnd) {
+    refresh_->note(InodeNumber{5});  // a period begins
+    run_for(kPeriod * 3 / 4);
+    const auto noted = std::chrono::steady_clock::now();
+    refresh_->note(InodeNumber{7});
+    std::multiset<std::uint64_t> inodes;
+    for (int tries = 0; tries < 6'000 && inodes.count(7) == 0; ++tries) inodes.merge(told_of(1));
+    EXPECT_GE(std::chrono::steady_clock::now() - noted, kPeriod);
+    EXPECT_EQ(inodes, (std::multiset<std::uint64_t>{5, 7}));
+}
+
 TEST_F(AttributeRefreshTest, WhatIsNotedAgainIsToldAgain) {
     refresh_->note(InodeNumber{5});
     EXPECT_EQ(told_of(1).count(5), 1U);
