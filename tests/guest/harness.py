@@ -34,6 +34,17 @@ class GuestCase(unittest.TestCase):
         self.assertEqual(status, 0, f"{script}\n{output}\n{self.guest.console()[-1500:]}")
         return output
 
+    def under_load(self, device, action):
+        """Has nvme_exerciser load the device until that ends by what action() does; its output."""
+        self.run_in_guest(f"""
+            (nvme_exerciser load {device}; echo "exit status $?") >/tmp/load 2>&1 &
+            while ! grep -q -e 'under load' -e 'exit status' /tmp/load; do sleep 0.1; done""")
+        action()
+        output = self.run_in_guest(
+            "while ! grep -q 'exit status' /tmp/load; do sleep 0.1; done; cat /tmp/load")
+        self.assertIn("exit status 0", output)
+        return output
+
 
 def main(require=lambda: None):
     """Runs the cases of the calling file. Skips, saying why, where there can be no guest, or where

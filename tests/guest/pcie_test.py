@@ -1,7 +1,5 @@
 """The driver against QEMU's NVMe controllers, over PCIe."""
 
-import threading
-
 from harness import GuestCase, machine, main, program
 
 LIMITS = [  # LBA bytes, longest transfer, namespaces
@@ -92,11 +90,8 @@ class ThroughVfio(GuestCase):
 
     def test_media_that_become_read_only_take_no_more_writes(self):
         device = address(0)
-        self.guest.start(f"nvme_exerciser load {device}")
-        threading.Timer(1, self.guest.set_critical_warning, [0, 1 << 3]).start()
-        status, output = self.guest.wait(60)
+        output = self.under_load(device, lambda: self.guest.set_critical_warning(0, 1 << 3))
         self.guest.set_critical_warning(0, 0)
-        self.assertEqual(status, 0, output)
         self.assertIn("its media have become read-only", output)
         self.assertEqual(output.count("ended: writing to the device"), 8, output)
 
@@ -164,10 +159,7 @@ class ThroughVfio(GuestCase):
 
     def test_removed_device_ends_every_request_with_an_error(self):
         device = address(DOOMED)
-        self.guest.start(f"nvme_exerciser load {device}")
-        threading.Timer(2, self.guest.remove_ssd, [DOOMED]).start()
-        status, output = self.guest.wait(60)
-        self.assertEqual(status, 0, output)
+        output = self.under_load(device, lambda: self.guest.remove_ssd(DOOMED))
         self.assertEqual(output.count("ended: "), 8, output)
         self.assertIn("the device is being removed", output)
         # The kernel had waited for us; now it is through with the removal.
@@ -209,10 +201,7 @@ class ThroughUio(GuestCase):
             self.removal(device)
 
     def removal(self, device):
-        self.guest.start(f"nvme_exerciser load {device}")
-        threading.Timer(2, self.guest.remove_ssd, [0]).start()
-        status, output = self.guest.wait(60)
-        self.assertEqual(status, 0, output)
+        output = self.under_load(device, lambda: self.guest.remove_ssd(0))
         self.assertEqual(output.count("ended: "), 8, output)
 
 

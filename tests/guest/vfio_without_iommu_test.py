@@ -4,8 +4,6 @@ Debian's kernels are built without CONFIG_VFIO_NOIOMMU. BLOBFS_GUEST_MODULES nam
 modules of the guest's kernel that were built with it (tests/README.md).
 """
 
-import threading
-
 from harness import GuestCase, Unavailable, kernel, machine, main, program
 
 DEVICE = machine.address(0)
@@ -56,10 +54,7 @@ class VfioWithoutIommu(GuestCase):
             exit $status""")
         self.assertEqual(status, 3, output)
         self.assertIn("another process uses it", output)
-        self.guest.start(f"nvme_exerciser load {DEVICE}")
-        threading.Timer(2, self.guest.remove_ssd, [0]).start()
-        status, output = self.guest.wait(60)
-        self.assertEqual(status, 0, output)
+        output = self.under_load(DEVICE, lambda: self.guest.remove_ssd(0))
         self.assertEqual(output.count("ended: "), 8, output)
 
 
