@@ -1,7 +1,9 @@
 #include "fs/fuse/request_ring.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -66,6 +68,7 @@ Result<void> RequestRing::start(std::span<Request* const> requests) {
                                                  &parameters);
     if (error != 0) return fail(errno_error(-error, "making an io_uring for requests"));
     ring_ready_ = true;
+    TRY(watch_release());
     entries_.resize(requests.size());
     watch_connection();
     for (std::size_t place = 0; place < requests.size(); ++place) {
@@ -81,10 +84,33 @@ Result<void> RequestRing::start(std::span<Request* const> requests) {
     return {};
 }
 
+// Entries that wait are cancelled some time after the ring is closed, and until then the kernel may put
+// requests into their buffers: a connection may outlive the ring when files are still open.
 RequestRing::~RequestRing() {
     if (!ring_ready_) return;
     submit();
     io_uring_queue_exit(&ring_);
+    if (released_ < 0) return;
+    pollfd end{.fd = released_, .events = POLLIN, .revents = 0};
+    while (::poll(&end, 1, -1) < 0 && errno == EINTR) {
+    }
+    ::close(released_);
+}
+
+// The ring holds the only write end of a pipe, and lets it go as the last thing that it does.
+Result<void> RequestRing::watch_release() {
+    std::array<int, 2> ends{};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+        return fail(errno_error(errno, "making a pipe for the end of an io_uring"));
+    }
+    const int error = io_uring_register_files(&ring_, &ends[1], 1);
+    ::close(ends[1]);
+    if (error != 0) {
+        ::close(ends[0]);
+        return fail(errno_error(-error, "registering a file with an io_uring"));
+    }
+    released_ = ends[0];
+    return {};
 }
 
 io_uring_sqe* RequestRing::next_submission() {

@@ -31,6 +31,7 @@ class RequestRing {
     // the ring. kSystem when there is no io_uring of the kind needed.
     static Result<std::unique_ptr<RequestRing>> create(int descriptor,
                                                        std::span<Request* const> requests);
+    // Waits until the kernel has let go of the requests' memory. The buffers may be freed then.
     ~RequestRing();
     RequestRing(const RequestRing&) = delete;
     RequestRing& operator=(const RequestRing&) = delete;
@@ -74,6 +75,7 @@ class RequestRing {
     explicit RequestRing(int connection) : connection_(connection) {}
     Result<void> start(std::span<Request* const> requests);
     io_uring_sqe* next_submission();
+    Result<void> watch_release();
     void watch_connection();
     void command(std::size_t place, std::uint32_t operation);
     void answer(std::size_t place, const fuse_out_header& header, std::size_t payload_bytes);
@@ -81,6 +83,7 @@ class RequestRing {
     const int connection_;
     io_uring ring_{};
     bool ring_ready_ = false;
+    int released_ = -1;  // read end of a pipe that ends when the kernel has taken the ring apart
     bool queued_ = false;
     bool readable_ = true;
     std::vector<Entry> entries_;

@@ -1,6 +1,6 @@
 #!/bin/bash
 # FUSE over io_uring: where the kernel does not offer it the mount goes on without; where it does,
-# requests come that way, programs see no difference, and a killed daemon loses nothing. (The switch
+# requests come that way, programs see no difference, and a daemon that is killed or ends loses nothing. (The switch
 # is the kernel's, for all mounts to come: it is put back.)
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
@@ -58,3 +58,26 @@ end_process "${CHILDREN[-1]}"
 mount_filesystem disk
 cmp "$WORK/data" "$folder/synced" || fail "a synced file is damaged"
 unmount_filesystem disk
+
+# Ended with a file open and requests in its queues: by a signal, and by the kernel.
+connections=/sys/fs/fuse/connections
+for end in signal abort; do
+    mount_filesystem disk
+    connection=$connections/$(mountpoint -d "$folder" | cut -d: -f2)
+    if [[ $end == abort && ! -w $connection/abort ]]; then
+        unmount_filesystem disk
+        continue
+    fi
+    background bash -c "exec dd if=/dev/zero of='$folder/open' bs=4k count=50000 oflag=direct 2>/dev/null"
+    writing() { [[ $(stat -c %s "$folder/open" 2>/dev/null || echo 0) -gt 100000 ]]; }
+    wait_until $((20 * SLOW)) writing || fail "nothing is written"
+    if [[ $end == signal ]]; then kill -TERM "${DAEMON[disk]}"; else echo 1 >"$connection/abort"; fi
+    daemon_ended disk
+    ! mountpoint -q "$folder" || fail "still mounted after its end by $end"
+    end_process "${CHILDREN[-1]}"
+    check_store disk
+    mount_filesystem disk
+    cmp "$WORK/data" "$folder/synced" || fail "a synced file is damaged after an end by $end"
+    rm "$folder/open"
+    unmount_filesystem disk
+done
