@@ -26,7 +26,7 @@ cd "$WORK"
 export ASAN_OPTIONS="log_path=$WORK/log/sanitizer:detect_leaks=1:abort_on_error=0:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:log_path=$WORK/log/sanitizer:${UBSAN_OPTIONS:-}"
 export TSAN_OPTIONS="log_path=$WORK/log/sanitizer:${TSAN_OPTIONS:-}"
-export LSAN_OPTIONS="log_path=$WORK/log/sanitizer:${LSAN_OPTIONS:-}"
+export LSAN_OPTIONS="suppressions=$BLOBFS_SOURCE/tests/e2e/leaks.supp:print_suppressions=0:log_path=$WORK/log/sanitizer:${LSAN_OPTIONS:-}"
 
 # How much slower things may be with sanitizers.
 SLOW=1
