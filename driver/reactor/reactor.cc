@@ -1,7 +1,7 @@
 #include "driver/reactor/reactor.h"
 
 #include <poll.h>
-#include <rte_pause.h>
+#include <sched.h>
 #include <time.h>
 
 #include <algorithm>
@@ -81,7 +81,8 @@ void Reactor::State::run_until(const bool& done) {
             continue;
         } else if (const std::uint64_t idle_ns = now_ns - last_work_ns;
                    idle_ns < spin.ns() || (idle_ns < spin.most_ns() && busy())) {
-            rte_pause();
+            // To whoever waits for this processor: often what the device's answer goes through.
+            ::sched_yield();
         } else {
             const bool woken = sleep();
             const std::uint64_t awake_ns = read_clock();

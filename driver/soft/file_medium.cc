@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <sched.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "driver/base/check.h"
 #include "driver/reactor/reactor.h"
@@ -40,7 +42,7 @@ Result<std::unique_ptr<FileMedium>> FileMedium::open(Suspend& suspend, const std
     if (options.lba_bytes != 0 && options.lba_bytes != 512 && options.lba_bytes != 4096) {
         return fail(Errc::kInvalidArgument, "choosing the LBA size of a file device");
     }
-    std::unique_ptr<FileMedium> medium(new FileMedium(options));
+    std::unique_ptr<FileMedium> medium(new FileMedium(suspend.reactor(), options));
     TRY(medium->open_file(suspend, path));
     return medium;
 }
@@ -211,9 +213,14 @@ FileMedium::~FileMedium() {
     while (in_flight_ != 0) {
         submit();
         io_uring_cqe* entry = nullptr;
-        if (backlog_head_ == nullptr) (void)io_uring_wait_cqe(&ring_, &entry);
+        if (flusher_ != nullptr && flusher_->running()) {
+            flusher_->wait();
+        } else if (backlog_head_ == nullptr) {
+            (void)io_uring_wait_cqe(&ring_, &entry);
+        }
         poll();
     }
+    flusher_.reset();
     if (ring_ready_) io_uring_queue_exit(&ring_);
     if (direct_descriptor_ >= 0) ::close(direct_descriptor_);
     if (descriptor_ >= 0) ::close(descriptor_);
@@ -267,7 +274,40 @@ void FileMedium::start(MediumOperation& operation) {
     backlog_tail_ = &operation;
 }
 
+// One flush at a time; what asks for one meanwhile shares the next, which begins after it asked.
+bool FileMedium::queue_flush(MediumOperation& operation) {
+    if (flusher_ == nullptr) {
+        // The reactor outlives what it polls.
+        auto flusher =
+            FlushThread::create(descriptor_, [&reactor = reactor_] { reactor.notify(); });
+        if (!flusher) return false;
+        flusher_ = std::move(*flusher);
+    }
+    if (flusher_->running()) {
+        to_flush_.push_back(&operation);
+    } else {
+        flushing_.push_back(&operation);
+        flusher_->start();
+    }
+    return true;
+}
+
+bool FileMedium::take_flushed() {
+    int result = 0;
+    if (flusher_ == nullptr || !flusher_->running()) return false;
+    // The thread is on this processor.
+    ::sched_yield();
+    if (!flusher_->take(result)) return false;
+    std::vector<MediumOperation*> flushed = std::exchange(flushing_, std::exchange(to_flush_, {}));
+    if (!flushing_.empty()) flusher_->start();
+    for (MediumOperation* operation : flushed) ended(*operation, result);
+    return true;
+}
+
 bool FileMedium::queue(MediumOperation& operation) {
+    if (operation.kind == MediumOperation::Kind::kFlush || operation.stage == kStageSync) {
+        if (queue_flush(operation)) return true;
+    }
     io_uring_sqe* entry = io_uring_get_sqe(&ring_);
     if (entry == nullptr) {
         submit();
@@ -328,7 +368,7 @@ void FileMedium::submit() {
 bool FileMedium::poll() {
     if (!ring_ready_ || in_flight_ == 0) return false;
     if (prepared_ != 0) submit();
-    bool any = false;
+    bool any = take_flushed();
     io_uring_cqe* entry = nullptr;
     while (io_uring_peek_cqe(&ring_, &entry) == 0) {
         auto* operation = static_cast<MediumOperation*>(io_uring_cqe_get_data(entry));

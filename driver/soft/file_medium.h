@@ -1,11 +1,11 @@
 #pragma once
 
-// A medium in a file or a block device, by io_uring. Direct I/O where the file has it, for every
-// transfer (memory that is not aligned for it is copied: BounceMemory), else the page cache. FLUSH
-// is fdatasync, FUA a write with RWF_DSYNC, deallocate punches a hole. Holds an OFD lock for as
-// long as it lives, exclusive for writing, shared for reading, and on the file behind a loop
-// device, too; block devices are opened with O_EXCL, so that the kernel refuses one that is
-// mounted. Where io_uring is not to be had, system calls that block take its place.
+// A medium in a file or a block device, by io_uring, flushes by a thread. Direct I/O where the file
+// has it, for every transfer (memory that is not aligned for it is copied: BounceMemory), else the
+// page cache. FLUSH is fdatasync, FUA a write with RWF_DSYNC, deallocate punches a hole. Holds an
+// OFD lock for as long as it lives, exclusive for writing, shared for reading, and on the file
+// behind a loop device, too; block devices are opened with O_EXCL, so that the kernel refuses one
+// that is mounted. Where io_uring is not to be had, system calls that block take its place.
 
 #include <liburing.h>
 
@@ -19,9 +19,12 @@
 #include "driver/base/result.h"
 #include "driver/reactor/fiber.h"
 #include "driver/soft/bounce_memory.h"
+#include "driver/soft/flush_thread.h"
 #include "driver/soft/medium.h"
 
 namespace blobfs::driver {
+
+class Reactor;
 
 struct FileMediumOptions {
     bool read_only = false;
@@ -54,7 +57,8 @@ class FileMedium final : public Medium {
     [[nodiscard]] bool direct() const { return direct_; }
 
   private:
-    explicit FileMedium(const FileMediumOptions& options) : options_(options) {}
+    FileMedium(Reactor& reactor, const FileMediumOptions& options)
+        : reactor_(reactor), options_(options) {}
     Result<void> open_file(Suspend& suspend, const std::string& path);
     Result<void> lock(Suspend& suspend);
     Result<void> lock(Suspend& suspend, int descriptor);
@@ -62,6 +66,8 @@ class FileMedium final : public Medium {
     void open_direct();
     void start_ring();
     void prepare_zeroes();
+    bool queue_flush(MediumOperation& operation);
+    bool take_flushed();
     bool queue(MediumOperation& operation);
     void ended(MediumOperation& operation, int result);
     void finish(MediumOperation& operation, MediumStatus status);
@@ -71,7 +77,8 @@ class FileMedium final : public Medium {
     [[nodiscard]] bool aligned(const MediumOperation& operation) const;
     [[nodiscard]] MediumStatus status_for(const MediumOperation& operation, int error);
 
-    FileMediumOptions options_;
+    Reactor& reactor_;
+    const FileMediumOptions options_;
     MediumProperties properties_;
     int descriptor_ = -1;                   // through the page cache; holds the lock
     int direct_descriptor_ = -1;            // O_DIRECT, or -1
@@ -89,7 +96,9 @@ class FileMedium final : public Medium {
     bool ring_ready_ = false;
     unsigned prepared_ = 0;  // in the submission ring, not yet submitted
     std::size_t in_flight_ = 0;
-    MediumOperation* backlog_head_ = nullptr;  // the submission ring was full
+    std::unique_ptr<FlushThread> flusher_;               // from the first flush on
+    std::vector<MediumOperation*> flushing_, to_flush_;  // what its flush covers; what came later
+    MediumOperation* backlog_head_ = nullptr;            // the submission ring was full
     MediumOperation* backlog_tail_ = nullptr;
     absl::flat_hash_map<MediumOperation*, std::unique_ptr<BounceMemory>> bounced_;
     std::unique_ptr<std::byte[]> zeroes_;  // kZeroBytes, from the first aligned address on

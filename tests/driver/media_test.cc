@@ -275,6 +275,59 @@ TEST_F(FileMediumTest, MemoryThatIsNotAlignedDoesNotLeadIntoThePageCache) {
     }
 }
 
+TEST_F(FileMediumTest, FlushesAtTheSameTimeAllEnd) {
+    for (const bool io_uring : {true, false}) {
+        auto medium = open({.create_size = 1 << 20, .io_uring = io_uring});
+        std::vector<std::byte> memory = filled(4096, 5);
+        ASSERT_EQ(run(*medium, Kind::kWrite, 0, memory).code, 0);
+        std::array<Operation, 8> flushes;
+        for (Operation& flush : flushes) {
+            flush.kind = Kind::kFlush;
+            flush.done = Operation::on_done;
+            medium->start(flush);
+            medium->submit();
+        }
+        while (medium->in_flight() != 0) medium->poll();
+        for (const Operation& flush : flushes) {
+            EXPECT_TRUE(flush.ended);
+            EXPECT_EQ(flush.status.code, 0);
+        }
+    }
+}
+
+TEST_F(FileMediumTest, TheEndOfAFlushWakesTheReactor) {
+    class Asking final : public Poller {
+      public:
+        bool poll() override { return medium != nullptr && medium->poll(); }
+        [[nodiscard]] bool needs_polling() const override { return false; }
+        std::unique_ptr<FileMedium> medium;
+    };
+    struct Flush : Operation {
+        WaitGroup* flushed = nullptr;
+    };
+    Reactor sleepy({.spin_us = 0, .max_spin_us = 0});
+    Asking poller;
+    sleepy.add_poller(poller);
+    sleepy.block_on([&](Suspend& suspend) {
+        poller.medium = FileMedium::open(suspend, path, {.create_size = 1 << 20}).value();
+        for (int i = 0; i < 200; ++i) {
+            WaitGroup flushed;
+            flushed.add();
+            Flush flush;
+            flush.flushed = &flushed;
+            flush.kind = Kind::kFlush;
+            flush.done = [](MediumOperation& operation, MediumStatus /*status*/) {
+                static_cast<Flush&>(operation).flushed->done();
+            };
+            poller.medium->start(flush);
+            flushed.wait(suspend);  // for ever, if nobody wakes the reactor
+        }
+        poller.medium.reset();
+    });
+    sleepy.remove_poller(poller);
+    EXPECT_GT(sleepy.statistics().sleeps, 0U);
+}
+
 class FaultyMediumTest : public testing::Test {
   protected:
     FaultyMediumTest() : medium(MemoryMedium::create({.bytes = 1 << 20}).value()) {}
