@@ -31,7 +31,9 @@ class DataWriter {
         range_.end = round_up(round_up(end_, kBlockBytes) / kBlockBytes, cluster);
     }
 
-    Result<void> run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction);
+    using UnderWay = std::optional<absl::FunctionRef<void(bool)>>;
+    Result<void> run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
+                     UnderWay under_way);
 
   private:
     // Where a part of the range goes, and what surrounds the new bytes in it.
@@ -209,17 +211,22 @@ Result<void> DataWriter::write_segment(Suspend& suspend, const Segment& segment)
     return write_direct(suspend, segment, middle_from, middle_to);
 }
 
-Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction) {
+Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
+                             UnderWay under_way) {
     TRY(plan(suspend));
     Result<void> status;
     for (const Segment& segment : segments_) {
         status = write_segment(suspend, segment);
         if (!status) break;
     }
-    const Result<void> finished = batch_.wait(suspend);
-    if (!status || !finished) written_.drop_copies();
     const bool remapped = std::any_of(segments_.begin(), segments_.end(),
                                       [](const Segment& segment) { return segment.remapped; });
+    if (status && under_way) {
+        suspend.yield();  // the device gets its commands first
+        (*under_way)(remapped);
+    }
+    const Result<void> finished = batch_.wait(suspend);
+    if (!status || !finished) written_.drop_copies();
     const auto note = store_.log.note_data_written(std::move(written_), !remapped);
     bounce_.reset();  // before the mapping is waited for: its holder may wait for a buffer
     TRY(status);
@@ -250,7 +257,7 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
 Result<void> write_extents(Suspend& suspend, Blobstore::State& store, const BlobWrite& write,
                            BlobLock& lock, Transaction::State& transaction) {
     DataWriter writer(store, write.blob, write.offset, write.from, write.blob_size);
-    return writer.run(suspend, lock, transaction);
+    return writer.run(suspend, lock, transaction, write.under_way);
 }
 
 Result<void> zero_behind_end(Suspend& suspend, Blobstore::State& store, const BlobWrite& end,
@@ -321,7 +328,8 @@ Result<void> write_inline(Suspend& suspend, Blobstore::State& store, const BlobW
 }  // namespace
 
 Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offset,
-                              ConstDmaSpan from, Transaction& transaction) {
+                              ConstDmaSpan from, Transaction& transaction,
+                              std::optional<absl::FunctionRef<void(bool)>> under_way) {
     State& store = *state_;
     if (from.empty()) return {};
     if (store.read_only) return fail(Errc::kReadOnly, "writing to blob", value(blob));
@@ -336,8 +344,11 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
     bool whole = false;
     for (;;) {
         TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
-        const BlobWrite write{
-            .blob = blob, .offset = offset, .from = from, .blob_size = attributes.head.size};
+        const BlobWrite write{.blob = blob,
+                              .offset = offset,
+                              .from = from,
+                              .blob_size = attributes.head.size,
+                              .under_way = under_way};
         const bool is_inline = (attributes.head.flags & kBlobInline) != 0;
         const bool stays_small = end <= store.inline_limit() &&
                                  attributes.head.size <= store.inline_limit() &&

@@ -64,8 +64,8 @@ struct StoreInfo {
     bool clean = false;
 };
 
-// The rules of the order of writes, in the order of the design's section 5; and what the data in the
-// log asks for (README.md).
+// The rules of the order of writes, in the order of the design's section 5; and what the data in
+// the log asks for (README.md).
 enum class OrderRule : std::uint8_t {
     kDataBeforeLog,       // data is durable before the log record that maps it
     kLogBeforeAnswer,     // the record is durable before anyone is told so
@@ -156,8 +156,12 @@ class Blobstore {
     // Puts the data on the device (not yet durable) and the mapping and size changes, if any, into
     // the transaction, which holds the range locked until it is committed or dropped. What lies in
     // clusters of the blob's own is overwritten in place: visible whether or not it is committed.
+    // under_way: called, at most once, when the range is locked, space for the data is found and
+    // the device has the data: what can still fail is the device, and the commit. Told whether the
+    // mapping changes. Not called for data that is kept in the tree. Must not suspend.
     Result<void> write(Suspend& suspend, BlobId blob, std::uint64_t offset, ConstDmaSpan from,
-                       Transaction& transaction);
+                       Transaction& transaction,
+                       std::optional<absl::FunctionRef<void(bool)>> under_way = std::nullopt);
     // Sets the size; what is cut off is freed, what is added reads as zeroes. Atomic whatever the
     // number of extents (the rest is freed by the orphan machinery).
     Result<void> truncate(Suspend& suspend, BlobId blob, std::uint64_t size,

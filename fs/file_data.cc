@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "fs/filesystem_state.h"
 #include "fs/privileges.h"
@@ -17,6 +18,9 @@ namespace blobfs::fs {
 namespace {
 
 constexpr std::size_t kCopyBufferBytes = std::size_t{1} << 20;
+// With that much left no write that has found its space fails for want of some for its metadata,
+// whoever writes at the same time.
+constexpr std::uint64_t kPlentyBytes = std::uint64_t{32} << 20;
 
 Result<void> check_regular(const Inode& inode) {
     if (is_directory(inode.block)) {
@@ -29,11 +33,13 @@ Result<void> check_regular(const Inode& inode) {
     return {};
 }
 
+using UnderWay = std::optional<absl::FunctionRef<void(bool)>>;
+
 // Whether the mapping or the size changed.
 Result<bool> write_once(Suspend& suspend, Filesystem::State& state, Inode& inode,
-                        std::uint64_t offset, ConstDmaSpan from) {
+                        std::uint64_t offset, ConstDmaSpan from, UnderWay under_way) {
     blobstore::Transaction transaction;
-    TRY(state.store->write(suspend, to_blob(inode.number), offset, from, transaction));
+    TRY(state.store->write(suspend, to_blob(inode.number), offset, from, transaction, under_way));
     const bool changed = !transaction.empty();
     const auto committed = state.store->commit(suspend, transaction);
     inode.invalidate_space();
@@ -43,13 +49,14 @@ Result<bool> write_once(Suspend& suspend, Filesystem::State& state, Inode& inode
 
 // As much as there is space for: all of it, or a part that is halved until it fits.
 Result<Written> write_fitting(Suspend& suspend, Filesystem::State& state, Inode& inode,
-                              std::uint64_t offset, ConstDmaSpan from) {
+                              std::uint64_t offset, ConstDmaSpan from, UnderWay under_way) {
     Written done;
     std::size_t step = from.size();
     while (done.bytes < from.size()) {
         step = std::min(step, from.size() - done.bytes);
         const auto written =
-            write_once(suspend, state, inode, offset + done.bytes, from.subspan(done.bytes, step));
+            write_once(suspend, state, inode, offset + done.bytes, from.subspan(done.bytes, step),
+                       step == from.size() ? under_way : std::nullopt);
         if (written) {
             done.bytes += step;
             done.allocated = done.allocated || (*written && inode.block.nlink != 0);
@@ -96,7 +103,14 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
     if (from.empty()) {
         return Written{};
     }
-    TRY_ASSIGN(const Written done, write_fitting(suspend, state, *inode, offset, from));
+    bool told = false;
+    const auto tell = [&](bool remapped) {
+        if (std::exchange(told, true)) return;
+        (*options.under_way)(remapped && inode->block.nlink != 0);
+    };
+    const bool plenty = options.under_way && state.store->space().available_bytes >= kPlentyBytes;
+    TRY_ASSIGN(const Written done, write_fitting(suspend, state, *inode, offset, from,
+                                                 plenty ? UnderWay(tell) : std::nullopt));
     // The kernel takes a short count from its cache for all of it: what does not fit would be lost,
     // and the next fsync would not tell.
     if (options.whole && done.bytes < from.size()) {

@@ -30,7 +30,10 @@ Result<std::unique_ptr<Channel>> Channel::create(driver::Reactor& reactor, Servi
     for (std::size_t i = 0; i < options.requests; ++i) {
         TRY_ASSIGN(driver::DmaBuffer buffer, driver::DmaBuffer::allocate(kRequestBufferBytes));
         channel->slots_.push_back(std::make_unique<Slot>(std::move(buffer)));
-        channel->free_.push_back(channel->slots_.back().get());
+        Slot& slot = *channel->slots_.back();
+        slot.request.set_answer(
+            [&channel = *channel, &slot](const Reply& reply) { channel.answer(slot, reply); });
+        channel->free_.push_back(&slot);
     }
     return channel;
 }
@@ -43,8 +46,8 @@ bool Channel::poll() {
         ring_->submit();
         return false;
     }
-    const Result<bool> worked = ring_->poll(
-        kRequestsPerTurn, [this](std::size_t place) { dispatch(*ring_slots_[place]); });
+    const Result<bool> worked =
+        ring_->poll(kRequestsPerTurn, [this](std::size_t place) { dispatch(*ring_slots_[place]); });
     if (!worked) {
         spdlog::error("{}; the mount is given up", worked.error().message());
         end(End::kFailed);
@@ -124,25 +127,16 @@ void Channel::dispatch(Slot& slot) {
 void Channel::run(driver::Suspend& suspend, Slot& slot) {
     Request& request = slot.request;
     const Result<Reply> reply = service_.serve(suspend, request);
-    bool delivered = false;
-    // First, so that whoever waits for the answer cannot go by the old ones.
-    if (request.stale_inode() != InodeNumber{}) {
-        connection_.forget_attributes(request.stale_inode());
-    }
-    if (reply) {
-        delivered = this->reply(slot, *reply);
-        if (!delivered) service_.undelivered(request, *reply);
-        if (request.header().opcode == FUSE_READ) {
-            statistics_.bytes_read += reply->data.size();
-        } else if (request.header().opcode == FUSE_WRITE) {
-            statistics_.bytes_written += request.header().len - kWriteHeadBytes;
-        }
+    if (request.answered()) {
+        if (!reply) ++statistics_.errors;  // the service tells the next one who asks
+    } else if (reply) {
+        answer(slot, *reply);
     } else {
         const int number = to_errno(reply.error());
         if (number != ENOENT && number != ENOSYS && number != ENODATA) ++statistics_.errors;
-        delivered = reply_error(slot, number);
+        forget_stale(request);
+        if (!reply_error(slot, number)) ++statistics_.undelivered;
     }
-    if (!delivered) ++statistics_.undelivered;
     if (options_.trace) {
         const fuse_in_header& header = request.header();
         spdlog::debug("{} {} inode {} ({} bytes, pid {}): {}", header.unique,
@@ -152,6 +146,27 @@ void Channel::run(driver::Suspend& suspend, Slot& slot) {
     }
     release(slot);
     in_flight_.done();
+}
+
+void Channel::answer(Slot& slot, const Reply& reply) {
+    const Request& request = slot.request;
+    forget_stale(request);
+    if (!this->reply(slot, reply)) {
+        service_.undelivered(request, reply);
+        ++statistics_.undelivered;
+    }
+    if (request.header().opcode == FUSE_READ) {
+        statistics_.bytes_read += reply.data.size();
+    } else if (request.header().opcode == FUSE_WRITE) {
+        statistics_.bytes_written += request.header().len - kWriteHeadBytes;
+    }
+}
+
+// Before the answer, so that whoever waits for it cannot go by the old ones.
+void Channel::forget_stale(const Request& request) {
+    if (request.stale_inode() != InodeNumber{}) {
+        connection_.forget_attributes(request.stale_inode());
+    }
 }
 
 bool Channel::reply(Slot& slot, const Reply& reply) {
@@ -218,6 +233,7 @@ bool Channel::start_ring() {
     std::vector<Request*> requests;
     for (std::size_t place = 0; place < ring_slots_.size(); ++place) {
         ring_slots_[place]->ring_place = place;
+        ring_slots_[place]->request.set_answer(nullptr);
         requests.push_back(&ring_slots_[place]->request);
     }
     auto ring = RequestRing::create(connection_.descriptor(), requests);

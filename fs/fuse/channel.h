@@ -33,7 +33,8 @@ class Service {
   public:
     virtual ~Service() = default;
     // Carries a request out, on its fiber; the channel sends what is returned. ENOSYS (kSystem)
-    // tells the kernel not to ask again where the protocol says so.
+    // tells the kernel not to ask again where the protocol says so. Of a request that was answered
+    // early (Request::answer_early()) the result is not sent.
     virtual Result<Reply> serve(driver::Suspend& suspend, Request& request) = 0;
     // FORGET and BATCH_FORGET, which are not answered; must not suspend.
     virtual void forget(const Request& request) = 0;
@@ -108,6 +109,8 @@ class Channel final : public driver::Poller {
     bool start_ring();
     void dispatch(Slot& slot);
     void run(driver::Suspend& suspend, Slot& slot);
+    void answer(Slot& slot, const Reply& reply);
+    void forget_stale(const Request& request);
     void greet(Slot& slot);
     void end(End how);
     [[nodiscard]] bool refused(const Request& request) const;

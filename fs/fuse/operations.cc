@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/xattr.h>
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -211,7 +212,48 @@ Result<Reply> Operations::serve(Suspend& suspend, Request& request) {
     if (filesystem_.is_shut_down()) [[unlikely]] {
         return fail(Errc::kIo, "using a filesystem that was shut down");
     }
+    settle_for(suspend, request);
     return (this->*serve_it)(suspend, request);
+}
+
+void Operations::settle_for(Suspend& suspend, const Request& request) {
+    switch (request.header().opcode) {
+        // The store's locks put these in their order; who writes beyond the end of a file has
+        // locked all from there on.
+        case FUSE_READ:
+        case FUSE_WRITE:
+        case FUSE_LOOKUP:   // settled()
+        case FUSE_CREATE:   // settled()
+        case FUSE_TMPFILE:  // a new inode
+        case FUSE_MKNOD:
+        case FUSE_MKDIR:
+        case FUSE_SYMLINK:
+        case FUSE_READLINK:
+        case FUSE_UNLINK:  // the inode's lock
+        case FUSE_RMDIR:
+        case FUSE_READDIR:  // no attributes
+        case FUSE_GETXATTR:
+        case FUSE_LISTXATTR:
+            return;
+        case FUSE_GETATTR:
+        case FUSE_SETATTR:
+        case FUSE_FSYNC:
+            early_.settle(suspend, request.inode());
+            return;
+        default:
+            // Among them those that concern several inodes: a rename must come behind the data of
+            // what it puts in another's place.
+            early_.settle_all(suspend);
+            return;
+    }
+}
+
+Result<Attributes> Operations::settled(Suspend& suspend, const Attributes& found) {
+    if (!early_.any(found.inode)) return found;
+    early_.settle(suspend, found.inode);
+    auto attributes = filesystem_.getattr(suspend, found.inode);
+    if (!attributes) filesystem_.forget(found.inode, 1);
+    return attributes;
 }
 
 // References. -----------------------------------------------------------------------------------
@@ -222,6 +264,7 @@ void Operations::forget(const Request& request) {
         if (const auto in = arguments.take<fuse_forget_in>()) {
             lost_writes_.erase(request.header().nodeid);
             space_notices_.erase(request.header().nodeid);
+            early_.clear_error(request.inode());
             filesystem_.forget(request.inode(), in->nlookup);
         }
         return;
@@ -233,6 +276,7 @@ void Operations::forget(const Request& request) {
         if (!one) return;
         lost_writes_.erase(one->nodeid);
         space_notices_.erase(one->nodeid);
+        early_.clear_error(InodeNumber{one->nodeid});
         filesystem_.forget(InodeNumber{one->nodeid}, one->nlookup);
     }
 }
@@ -276,7 +320,10 @@ Result<Reply> Operations::lookup(Suspend& suspend, Request& request) {
     const auto name = arguments.take_string();
     if (!name) return malformed();
     const Result<Attributes> found = filesystem_.lookup(suspend, request.inode(), *name);
-    if (found) return entry_reply(request, *found);
+    if (found) {
+        TRY_ASSIGN(const Attributes attributes, settled(suspend, *found));
+        return entry_reply(request, attributes);
+    }
     if (found.error().code != Errc::kNotFound) return fail(found.error());
     // Node 0: there is no such name, and the kernel may remember it.
     request.head<fuse_entry_out>().entry_valid = kForeverSeconds;
@@ -360,6 +407,7 @@ Result<Reply> Operations::create(Suspend& suspend, Request& request) {
                filesystem_.create(suspend, caller(request, in->umask), request.inode(), *name,
                                   in->mode, (in->flags & O_EXCL) != 0));
     note_names(request.inode());
+    TRY_ASSIGN(made, settled(suspend, made));
     if ((in->flags & O_TRUNC) != 0 && made.size != 0) {
         // It was there already; the kernel believes that CREATE has emptied it.
         SetAttributes empty;
@@ -510,7 +558,7 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
     const auto in = arguments.take<fuse_write_in>();
     if (!in || in->size > arguments.rest().size()) return malformed();
     const bool from_cache = (in->write_flags & FUSE_WRITE_CACHE) != 0;
-    const WriteOptions options{
+    WriteOptions options{
         .keep_times = kKernelOwnsTimes,
         .kill_privileges = (in->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0,
         // The kernel follows a synchronous write with an FSYNC, an asynchronous one (libaio,
@@ -525,13 +573,38 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
     }
     // The kernel keeps the mode that it knows, and would execute the file by it.
     if ((mode & kSetIdBits) != 0) request.make_stale(request.inode());
+    std::optional<EarlyAnswers::Ticket> early;
+    const auto answer_early = [&](bool allocates) {
+        if (!request.can_be_answered_early() || !early_.admits(request.inode())) return;
+        if (allocates) note_space(request, in->size);
+        early = early_.begin(request.inode());
+        request.answer_early(written_reply(request, in->size));
+    };
+    if (from_cache && !options.durable) options.under_way.emplace(answer_early);
     const Result<Written> written = filesystem_.write(suspend, request.inode(), in->offset,
                                                       request.data().first(in->size), options);
+    if (early) {
+        std::optional<Error> error;
+        if (!written) error = written.error();
+        if (error) {
+            spdlog::error("writing inode {}, which was answered already: {}; its fsync will fail",
+                          request.header().nodeid, error->message());
+        }
+        early_.end(*early, error);
+        TRY(written);
+        return written_reply(request, written->bytes);
+    }
     if (!written) {
         if (from_cache) TRY(note_lost_write(suspend, request, written.error()));
         return fail(written.error());
     }
     if (from_cache && written->allocated) note_space(request, written->bytes);
+    // This write is well, but the kernel has to know of the one that was not: so it fails the next
+    // fsync(2) or close(2).
+    if (const auto error = early_.error(request.inode()); error && from_cache) {
+        early_.clear_error(request.inode());
+        return fail(*error);
+    }
     return written_reply(request, written->bytes);
 }
 
@@ -542,6 +615,7 @@ Result<Reply> Operations::fsync(Suspend& suspend, Request& request) {
     lost_writes_.erase(request.header().nodeid);  // the kernel reports them itself
     give_owed_space_notice(request);
     TRY(filesystem_.fsync(suspend, request.inode(), (in->fsync_flags & FUSE_FSYNC_FDATASYNC) != 0));
+    if (const auto error = early_.error(request.inode())) return fail(*error);
     return Reply{};
 }
 
@@ -577,6 +651,7 @@ Result<Reply> Operations::seek(Suspend& suspend, Request& request) {
     // The kernel asks without writing its cache out first.
     if (write_back_ != nullptr && !filesystem_.read_only()) {
         write_back_->write_out(suspend, request.inode(), in->offset);
+        early_.settle(suspend, request.inode());
     }
     TRY_ASSIGN(const std::uint64_t offset,
                filesystem_.seek(suspend, request.inode(), in->offset,

@@ -15,6 +15,7 @@
 #include "fs/fuse/attribute_refresh.h"
 #include "fs/fuse/cache_write_back.h"
 #include "fs/fuse/channel.h"
+#include "fs/fuse/early_answers.h"
 #include "fs/fuse/request.h"
 
 namespace blobfs::fs::fuse {
@@ -30,6 +31,12 @@ class Operations final : public Service {
     void undelivered(const Request& request, const Reply& reply) override;
 
   private:
+    // Waits until writes that were answered early are over, those that the request may see the
+    // outcome of.
+    void settle_for(driver::Suspend& suspend, const Request& request);
+    // The same for an inode that a name turned out to be: its attributes as they are then.
+    Result<Attributes> settled(driver::Suspend& suspend, const Attributes& found);
+
     using Handler = Result<Reply> (Operations::*)(driver::Suspend&, Request&);
     static Handler handler(std::uint32_t opcode);
 
@@ -106,6 +113,7 @@ class Operations final : public Service {
     CacheWriteBack* write_back_;
     AttributeRefresh* refresh_;
     fsck::OnlineCheck* check_;
+    EarlyAnswers early_;
     std::unordered_map<std::uint64_t, Error>
         lost_writes_;  // by inode, not yet reported by write(2)
     absl::flat_hash_map<std::uint64_t, SpaceNotice> space_notices_;  // by inode, of late

@@ -15,12 +15,15 @@
 // A request that comes through a ring (request_ring.h) comes in parts: header and first argument,
 // whatever its length, are put before the second page, and what follows is there already.
 
+#include <absl/functional/any_invocable.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <new>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "driver/base/check.h"
 #include "driver/memory/dma_buffer.h"
@@ -35,6 +38,13 @@ inline constexpr std::size_t kRequestOffset = kDataOffset - kWriteHeadBytes;
 inline constexpr std::size_t kRequestBufferBytes = kDataOffset + kMaxTransferBytes;
 // What a request may measure: the kernel insists on room for the largest WRITE.
 inline constexpr std::size_t kMaxRequestBytes = kRequestBufferBytes - kRequestOffset;
+
+// A successful answer: the head that was filled in with Request::head<T>(), then data from
+// anywhere that lives as long as the request.
+struct Reply {
+    std::size_t head_bytes = 0;
+    std::span<const std::byte> data{};
+};
 
 class Request {
   public:
@@ -54,6 +64,7 @@ class Request {
         begin_ = kRequestOffset;
         bytes_ = bytes;
         stale_inode_ = InodeNumber{};
+        answered_ = false;
         return header_.len == bytes;
     }
     // The same in parts. first: room with the first argument, whose length the header's tells;
@@ -69,6 +80,7 @@ class Request {
         begin_ = kDataOffset - first_bytes - sizeof(header_);
         bytes_ = header.len;
         stale_inode_ = InodeNumber{};
+        answered_ = false;
         std::memcpy(buffer_.data() + begin_, &header_, sizeof(header_));
         std::memcpy(buffer_.data() + begin_ + sizeof(header_), first.data(), first_bytes);
         return true;
@@ -93,6 +105,19 @@ class Request {
     void make_stale(InodeNumber inode) { stale_inode_ = inode; }
     [[nodiscard]] InodeNumber stale_inode() const { return stale_inode_; }
 
+    // Answers while the request is still being carried out and its data is in use: what is
+    // returned for it afterwards is not sent. Where the kernel takes the buffer back with the
+    // answer (io_uring) that cannot be.
+    [[nodiscard]] bool can_be_answered_early() const { return answer_ != nullptr && !answered_; }
+    void answer_early(const Reply& reply) {
+        CHECK(can_be_answered_early());
+        answered_ = true;
+        answer_(reply);
+    }
+    [[nodiscard]] bool answered() const { return answered_; }
+    // The channel's: how that is done, for all requests of this buffer; null: not at all.
+    void set_answer(absl::AnyInvocable<void(const Reply&)> answer) { answer_ = std::move(answer); }
+
     // The data area: page-aligned DMA memory. Holds a WRITE's payload, and the tail of arguments
     // that are longer than a WRITE's: a reply may be put there when these are no longer needed.
     [[nodiscard]] driver::DmaSpan data() const { return buffer_.subspan(kDataOffset); }
@@ -112,13 +137,8 @@ class Request {
     std::size_t bytes_ = 0;
     fuse_in_header header_{};
     InodeNumber stale_inode_{};
-};
-
-// A successful answer: the head that was filled in with Request::head<T>(), then data from
-// anywhere that lives as long as the request.
-struct Reply {
-    std::size_t head_bytes = 0;
-    std::span<const std::byte> data{};
+    bool answered_ = false;
+    absl::AnyInvocable<void(const Reply&)> answer_;
 };
 
 }  // namespace blobfs::fs::fuse

@@ -1,0 +1,67 @@
+#pragma once
+
+// WRITEs of the kernel's cache that were answered while the device was still at work on them
+// (README.md, "Answered early"): who must see their outcome waits here, and an error that came too
+// late for the answer is kept for the next FSYNC. Reactor thread.
+
+#include <absl/container/flat_hash_map.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+
+#include "driver/base/result.h"
+#include "driver/reactor/fiber.h"
+#include "fs/inode_format.h"
+
+namespace blobfs::fs::fuse {
+
+class EarlyAnswers {
+  public:
+    // More at a time would take the request buffers that reads are to have.
+    static constexpr std::size_t kMost = 16;
+
+    // Whether another WRITE of the inode may be answered early: not beyond kMost, and not while an
+    // error of an earlier one has not been told.
+    [[nodiscard]] bool admits(InodeNumber inode) const {
+        return under_way_ < kMost && (errors_.empty() || !errors_.contains(value(inode)));
+    }
+
+    // A WRITE is answered early, and over. Each write has a ticket of its own.
+    using Ticket = std::uint64_t;
+    Ticket begin(InodeNumber inode);
+    void end(Ticket ticket, const std::optional<Error>& error);
+
+    // Whether any of the inode's is under way.
+    [[nodiscard]] bool any(InodeNumber inode) const {
+        return under_way_ != 0 && by_inode_.contains(value(inode));
+    }
+    // Suspend until all that began before the call are over: those of the inode, or all.
+    void settle(driver::Suspend& suspend, InodeNumber inode) {
+        if (any(inode)) settle_all(suspend);
+    }
+    void settle_all(driver::Suspend& suspend);
+
+    // What went wrong with the inode's writes and their answers did not say. It is told until
+    // the file is written again, as nobody can know who has heard of it (there are no handles).
+    [[nodiscard]] std::optional<Error> error(InodeNumber inode) const;
+    void clear_error(InodeNumber inode) {
+        if (!errors_.empty()) errors_.erase(value(inode));
+    }
+
+  private:
+    struct Write {
+        InodeNumber inode{};
+        bool over = false;
+    };
+
+    std::deque<Write> writes_;  // in the order of begin(), from the oldest that is under way on
+    Ticket oldest_ = 0;         // its ticket
+    std::size_t under_way_ = 0;
+    absl::flat_hash_map<std::uint64_t, std::size_t> by_inode_;  // how many are under way
+    absl::flat_hash_map<std::uint64_t, Error> errors_;
+    driver::WaitQueue waiters_;
+};
+
+}  // namespace blobfs::fs::fuse

@@ -1,0 +1,357 @@
+// WRITEs of the kernel's cache that are answered before the device has them: the kernel is played
+// by the other end of a socket pair, the device is slow, or fails.
+
+#include "fs/fuse/early_answers.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "driver/memory/environment.h"
+#include "driver/soft/faulty_medium.h"
+#include "driver/soft/power_cut_medium.h"
+#include "fs/filesystem.h"
+#include "fs/fuse/channel.h"
+#include "fs/fuse/operations.h"
+#include "tests/fs/filesystem_fixture.h"
+
+namespace blobfs::fs::fuse {
+namespace {
+
+using driver::Fault;
+using driver::FaultyMedium;
+using Kind = driver::MediumOperation::Kind;
+
+constexpr std::uint64_t kLateUs = 50'000;
+constexpr std::size_t kFileBytes = 64 * 1024;
+constexpr std::size_t kPage = 4096;
+
+class EarlyAnswer : public testing::Test {
+  protected:
+    explicit EarlyAnswer(std::uint64_t device_bytes = std::uint64_t{256} << 20)
+        : device_bytes_(device_bytes) {}
+
+    void SetUp() override {
+        must(driver::start_environment(
+            {.memory_bytes = std::size_t{512} << 20, .hugepages = false}));
+        std::array<int, 2> ends;
+        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends.data()), 0);
+        std::tie(ours_, kernel_) = std::pair(ends[0], ends[1]);
+        auto owned = std::make_unique<FaultyMedium>(
+            driver::PowerCutMedium::create({.bytes = device_bytes_}));
+        medium_ = owned.get();
+        reactor_.block_on([&](Suspend& suspend) {
+            device_ = must(Device::open(suspend, std::move(owned), {}));
+            must(Filesystem::format(suspend, *device_, {}));
+            OpenOptions options;
+            options.store.commit_interval_ms = 0;  // nothing happens that the test does not ask for
+            options.write_back_ms = 1'000'000;
+            fs_ = must(Filesystem::open(suspend, *device_, std::move(options)));
+            file_ = must(fs_->create(suspend, kRootUser, kRootInode, "file", 0644, true)).inode;
+            auto buffer = must(driver::DmaBuffer::allocate(kFileBytes));
+            std::memset(buffer.data(), 'o', kFileBytes);
+            must(fs_->write(suspend, file_, 0, buffer.span(), {}));
+            must(fs_->sync(suspend));
+        });
+        operations_ = std::make_unique<Operations>(*fs_);
+        channel_ = must(Channel::create(reactor_, *operations_, ours_, {.requests = 40}));
+        reactor_.add_poller(*channel_);
+    }
+    void TearDown() override {
+        reactor_.block_on([&](Suspend& suspend) {
+            channel_->stop_reading();
+            channel_->drain(suspend);
+            for (const std::string& finding : must(fs_->check(suspend))) ADD_FAILURE() << finding;
+            must(fs_->close(suspend));
+            fs_.reset();
+            (void)device_->close(suspend);
+        });
+        reactor_.remove_poller(*channel_);
+        channel_.reset();
+        ::close(ours_);
+        ::close(kernel_);
+    }
+
+    void writes_take_long() {
+        medium_->add({.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_us = kLateUs});
+    }
+
+    template <class T>
+    static std::string bytes_of(const T& value) {
+        return {reinterpret_cast<const char*>(&value), sizeof(value)};
+    }
+    void send(std::uint32_t opcode, std::uint64_t unique, InodeNumber inode,
+              const std::string& body) {
+        fuse_in_header header{};
+        header.len = static_cast<std::uint32_t>(sizeof(header) + body.size());
+        header.opcode = opcode;
+        header.unique = unique;
+        header.nodeid = value(inode);
+        const std::string message = bytes_of(header) + body;
+        ASSERT_EQ(::send(kernel_, message.data(), message.size(), 0),
+                  static_cast<ssize_t>(message.size()));
+    }
+    void send_write(std::uint64_t unique, std::uint64_t offset, char letter,
+                    std::uint32_t flags = FUSE_WRITE_CACHE) {
+        fuse_write_in in{};
+        in.offset = offset;
+        in.size = kPage;
+        in.write_flags = flags;
+        send(FUSE_WRITE, unique, file_, bytes_of(in) + std::string(kPage, letter));
+    }
+    void send_read(std::uint64_t unique, std::uint64_t offset) {
+        fuse_read_in in{};
+        in.offset = offset;
+        in.size = kPage;
+        send(FUSE_READ, unique, file_, bytes_of(in));
+    }
+    void send_fsync(std::uint64_t unique) {
+        send(FUSE_FSYNC, unique, file_, bytes_of(fuse_fsync_in{}));
+    }
+
+    struct Answer {
+        fuse_out_header header{};
+        std::string body;
+        // The device was still at work on a write when the answer came.
+        bool early = false;
+    };
+    // The next answer; notices are passed over.
+    Answer receive() {
+        Answer answer;
+        reactor_.block_on([&](Suspend& suspend) {
+            std::string message(std::size_t{2} << 20, '\0');
+            for (int tries = 0; tries < 20'000; ++tries) {
+                const ssize_t bytes = ::recv(kernel_, message.data(), message.size(), 0);
+                if (bytes < static_cast<ssize_t>(sizeof(answer.header))) {
+                    suspend.sleep_us(500);
+                    continue;
+                }
+                std::memcpy(&answer.header, message.data(), sizeof(answer.header));
+                if (answer.header.unique == 0) continue;
+                answer.body = message.substr(
+                    sizeof(answer.header), static_cast<std::size_t>(bytes) - sizeof(answer.header));
+                answer.early = medium_->in_flight() != 0;
+                return;
+            }
+            ADD_FAILURE() << "no answer";
+        });
+        return answer;
+    }
+    void expect_answer(std::uint64_t unique, bool early, int error = 0) {
+        const Answer answer = receive();
+        EXPECT_EQ(answer.header.unique, unique);
+        EXPECT_EQ(answer.header.error, -error) << "answer " << unique;
+        EXPECT_EQ(answer.early, early) << "answer " << unique;
+    }
+    template <class T>
+    static T head_of(const Answer& answer) {
+        T head{};
+        EXPECT_GE(answer.body.size(), sizeof(head));
+        std::memcpy(&head, answer.body.data(), std::min(sizeof(head), answer.body.size()));
+        return head;
+    }
+
+    const std::uint64_t device_bytes_;
+    driver::Reactor reactor_;
+    FaultyMedium* medium_ = nullptr;
+    std::unique_ptr<Device> device_;
+    std::unique_ptr<Filesystem> fs_;
+    std::unique_ptr<Operations> operations_;
+    std::unique_ptr<Channel> channel_;
+    InodeNumber file_{};
+    int ours_ = -1, kernel_ = -1;
+};
+
+TEST_F(EarlyAnswer, ComesBeforeTheDevicesAndReadsSeeTheNewData) {
+    writes_take_long();
+    send_write(1, 0, 'n');
+    expect_answer(1, true);
+    send_read(2, 0);
+    const Answer read = receive();
+    EXPECT_EQ(read.header.unique, 2U);
+    EXPECT_EQ(read.body, std::string(kPage, 'n'));
+}
+
+TEST_F(EarlyAnswer, IsOneAndTheBufferStaysInUseUntilTheWriteIsOver) {
+    writes_take_long();
+    // All have their answers, and each page what was written to it: no buffer was read into again.
+    for (std::uint64_t i = 0; i < 8; ++i) {
+        send_write(i + 1, i * kPage, static_cast<char>('a' + i));
+        expect_answer(i + 1, true);
+    }
+    for (std::uint64_t i = 0; i < 8; ++i) {
+        send_read(i + 10, i * kPage);
+        const Answer read = receive();
+        EXPECT_EQ(read.header.unique, i + 10) << "a second answer to a WRITE";
+        EXPECT_EQ(read.body, std::string(kPage, static_cast<char>('a' + i)));
+    }
+}
+
+TEST_F(EarlyAnswer, IsGivenToSixteenAtATime) {
+    writes_take_long();
+    for (std::uint64_t i = 0; i < EarlyAnswers::kMost + 1; ++i)
+        send_write(i + 1, i % 16 * kPage, 'x');
+    std::size_t early = 0;
+    for (std::uint64_t i = 0; i < EarlyAnswers::kMost; ++i) early += receive().early ? 1 : 0;
+    EXPECT_EQ(early, EarlyAnswers::kMost);
+    const Answer last = receive();
+    EXPECT_EQ(last.header.unique, EarlyAnswers::kMost + 1) << "when it is done";
+}
+
+TEST_F(EarlyAnswer, FsyncWaitsForTheWriteAndMakesItDurable) {
+    writes_take_long();
+    send_write(1, kPage, 'n');
+    expect_answer(1, true);
+    send_fsync(2);
+    expect_answer(2, false);
+    // Whatever a power cut now leaves of what was not flushed.
+    const auto& disk = static_cast<driver::PowerCutMedium&>(medium_->inner());
+    for (std::uint64_t seed = 0; seed < 8; ++seed) {
+        reactor_.block_on([&](Suspend& suspend) {
+            auto left = driver::PowerCutMedium::create({.bytes = device_bytes_},
+                                                       disk.image(disk.journal().size(), seed));
+            auto device = must(Device::open(suspend, std::move(left), {}));
+            auto after = must(Filesystem::open(suspend, *device, {}));
+            auto buffer = must(driver::DmaBuffer::allocate(kPage));
+            EXPECT_EQ(must(after->read(suspend, file_, kPage, buffer.span())), kPage);
+            EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), kPage),
+                      std::string(kPage, 'n'));
+            must(after->close(suspend));
+            (void)device->close(suspend);
+        });
+    }
+}
+
+TEST_F(EarlyAnswer, AttributesAreThoseAfterTheWrite) {
+    writes_take_long();
+    send_write(1, kFileBytes, 'n');  // a new cluster
+    expect_answer(1, true);
+    send(FUSE_GETATTR, 2, file_, bytes_of(fuse_getattr_in{}));
+    Answer answer = receive();
+    EXPECT_EQ(answer.header.unique, 2U);
+    EXPECT_EQ(head_of<fuse_attr_out>(answer).attr.size, kFileBytes + kPage);
+    EXPECT_EQ(head_of<fuse_attr_out>(answer).attr.blocks, (kFileBytes + kPage) / 512);
+    // A name that leads there.
+    send_write(3, kFileBytes + kPage, 'n');
+    expect_answer(3, true);
+    send(FUSE_LOOKUP, 4, kRootInode, std::string("file\0", 5));
+    answer = receive();
+    EXPECT_EQ(answer.header.unique, 4U);
+    EXPECT_EQ(head_of<fuse_entry_out>(answer).attr.size, kFileBytes + 2 * kPage);
+    EXPECT_EQ(head_of<fuse_entry_out>(answer).attr.blocks, (kFileBytes + 2 * kPage) / 512);
+    // Reading before a new end, where nothing is.
+    send_write(5, 1 << 20, 'n');
+    expect_answer(5, true);
+    send_read(6, 512 * 1024);
+    answer = receive();
+    EXPECT_EQ(answer.header.unique, 6U);
+    EXPECT_EQ(answer.body, std::string(kPage, '\0'));
+}
+
+TEST_F(EarlyAnswer, RenameComesBehindTheDataOfTheFile) {
+    writes_take_long();
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, true);
+    fuse_rename_in in{};
+    in.newdir = value(kRootInode);
+    send(FUSE_RENAME, 2, kRootInode, bytes_of(in) + std::string("file\0other\0", 11));
+    expect_answer(2, false);
+}
+
+TEST_F(EarlyAnswer, DeletingTheFileWaitsForTheWrite) {
+    writes_take_long();
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, true);
+    send(FUSE_UNLINK, 2, kRootInode, std::string("file\0", 5));
+    expect_answer(2, false);
+    send_write(3, 2 * kFileBytes, 'n');  // the kernel has it open still
+    receive();
+    send(FUSE_FORGET, 4, file_, bytes_of(fuse_forget_in{.nlookup = 1}));
+    send(FUSE_STATFS, 5, kRootInode, {});
+    EXPECT_EQ(receive().header.unique, 5U);
+}
+
+TEST_F(EarlyAnswer, WhatFailsLaterIsToldByFsyncUntilTheFileIsWrittenAgain) {
+    medium_->add({.kind = Kind::kWrite,
+                  .count = 1,
+                  .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
+    send_write(1, 0, 'n');
+    EXPECT_EQ(receive().header.error, 0);
+    send_fsync(2);
+    EXPECT_EQ(receive().header.error, -EIO);
+    send_fsync(3);  // by another descriptor
+    EXPECT_EQ(receive().header.error, -EIO);
+    // Well, but the kernel hears of it, for who closes the file without an fsync.
+    send_write(4, 0, 'm');
+    EXPECT_EQ(receive().header.error, -EIO);
+    send_fsync(5);
+    EXPECT_EQ(receive().header.error, 0);
+    send_read(6, 0);
+    EXPECT_EQ(receive().body, std::string(kPage, 'm'));
+}
+
+TEST_F(EarlyAnswer, IsNotForDirectAndSynchronousWrites) {
+    writes_take_long();
+    send_write(1, 0, 'd', 0);
+    expect_answer(1, false);
+    fuse_write_in in{};
+    in.size = kPage;
+    in.write_flags = FUSE_WRITE_CACHE;
+    in.flags = O_DSYNC;
+    send(FUSE_WRITE, 2, file_, bytes_of(in) + std::string(kPage, 's'));
+    expect_answer(2, false);
+}
+
+// Where space may run out while the write is under way.
+class EarlyAnswerOnASmallDevice : public EarlyAnswer {
+  protected:
+    EarlyAnswerOnASmallDevice() : EarlyAnswer(std::uint64_t{32} << 20) {}
+};
+
+TEST_F(EarlyAnswerOnASmallDevice, IsNotGiven) {
+    writes_take_long();
+    send_write(1, 0, 'n');
+    expect_answer(1, false);
+}
+
+TEST(EarlyAnswers, SettlingWaitsForWhatBeganBeforeOnly) {
+    driver::Reactor reactor;
+    EarlyAnswers early;
+    const InodeNumber one{1};
+    const InodeNumber two{2};
+    std::string order;
+    reactor.block_on([&](Suspend& suspend) {
+        const auto first = early.begin(one);
+        const auto second = early.begin(two);
+        reactor.spawn([&](Suspend& other) {
+            early.settle(other, one);
+            order += "settled ";
+        });
+        suspend.yield();
+        const auto third = early.begin(one);
+        early.end(second, std::nullopt);
+        suspend.yield();
+        order += "second ";
+        early.end(first, std::nullopt);
+        suspend.yield();
+        order += "first ";
+        EXPECT_TRUE(early.any(one));
+        EXPECT_FALSE(early.any(two));
+        early.end(third, std::nullopt);
+        suspend.yield();
+    });
+    EXPECT_EQ(order, "second settled first ");
+}
+
+}  // namespace
+}  // namespace blobfs::fs::fuse
