@@ -222,7 +222,7 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
     const bool remapped = std::any_of(segments_.begin(), segments_.end(),
                                       [](const Segment& segment) { return segment.remapped; });
     if (status && under_way) {
-        suspend.yield();  // the device gets its commands first
+        suspend.yield();  // the commands are rung for first
         (*under_way)(remapped);
     }
     const Result<void> finished = batch_.wait(suspend);
