@@ -341,9 +341,24 @@ void AllocationMap::unhold(const Run& run) {
     });
     page.held_blocks -= static_cast<std::uint32_t>(run.blocks);
     held_blocks_ -= run.blocks;
-    page.longest = ~0u;
+    const std::uint32_t around = free_around(page, run);
+    page.longest = std::max(page.longest, around);
+    page.longest_of_pages = std::max(page.longest_of_pages, around);
     page.no_fragments = false;
     update_hot(page);
+}
+
+// How long the free run is that a run lies in; ~0 when it is long.
+std::uint32_t AllocationMap::free_around(const MapPage& page, const Run& run) const {
+    constexpr std::uint64_t kFar = 4096;
+    const std::uint64_t first = run.first() % bits_per_page_;
+    const std::uint64_t end = first + run.blocks;
+    const std::uint64_t end_of_free =
+        next_bit<true>(page.busy, end, std::min<std::uint64_t>(page.bits, end + kFar));
+    const std::uint64_t begin_of_free =
+        previous_end<true>(page.busy, first, first > kFar ? first - kFar : 0);
+    const std::uint64_t blocks = end_of_free - begin_of_free;
+    return blocks < kFar ? static_cast<std::uint32_t>(blocks) : ~0u;
 }
 
 void AllocationMap::use(const Run& run) {
@@ -405,6 +420,25 @@ Run AllocationMap::find_free(const MapPage& page, std::uint64_t from, std::uint6
     if (!scan(from, end)) scan(base, from);
     best.blocks = std::min(best.blocks, wanted);
     return best;
+}
+
+void AllocationMap::hold_all(MapPage& page, std::uint64_t least, std::uint64_t wanted,
+                             std::uint64_t alignment, absl::FunctionRef<void(const Run&)> take) {
+    CHECK(least > 0);
+    const std::uint64_t base = page.index * bits_per_page_;
+    for (std::uint64_t at = 0; at < page.bits && wanted >= alignment;) {
+        at = next_bit<false>(page.busy, at, page.bits);
+        const std::uint64_t run_end = next_bit<true>(page.busy, at, page.bits);
+        const std::uint64_t start = round_up(base + at, alignment);
+        const std::uint64_t end = round_down(base + run_end, alignment);
+        if (start < end && end - start >= least) {
+            const Run run{BlockIndex{start}, std::min(end - start, round_down(wanted, alignment))};
+            hold(run);
+            wanted -= run.blocks;
+            take(run);
+        }
+        at = run_end;
+    }
 }
 
 Run AllocationMap::find_fragment(MapPage& page, std::uint64_t from, std::uint64_t wanted,
@@ -517,6 +551,10 @@ Result<std::uint64_t> AllocationMap::verify_bitmap(const MapPage& page, Sums& su
     for (std::size_t i = 0; i < page.used.size(); ++i) {
         sound = sound && (page.used[i] & ~page.busy[i]) == 0;
     }
+    // `longest` is kept by the same rules, for an alignment that is not known here.
+    const Run longest =
+        find_free(page, page.index * bits_per_page_, page.bits, io_.blocks_per_page());
+    sound = sound && longest.blocks <= page.longest_of_pages;
     if (!sound) {
         return fail(Errc::kCorrupt, "checking the allocation map: the counts of a page are wrong",
                     page.pointer.block * kBlockBytes);

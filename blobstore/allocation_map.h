@@ -50,8 +50,9 @@ struct MapPage {
     std::vector<std::uint64_t> used, busy;  // busy is set for bits beyond the device, used is not
     std::uint32_t bits = 0;                 // blocks that it covers
     std::uint32_t used_blocks = 0, held_blocks = 0;
-    std::uint32_t longest = ~0u;  // no aligned free run is longer; for the alignment of data
-    bool no_fragments = false;    // find_fragment() finds none
+    // No free run is longer whose start and length are multiples of a cluster, or of a page.
+    std::uint32_t longest = ~0u, longest_of_pages = ~0u;
+    bool no_fragments = false;  // find_fragment() finds none
 
     // Index pages.
     std::vector<MapEntry> entries;
@@ -71,6 +72,7 @@ class AllocationMap {
 
     [[nodiscard]] std::uint64_t block_count() const { return block_count_; }
     [[nodiscard]] std::uint64_t bits_per_page() const { return bits_per_page_; }
+    [[nodiscard]] std::uint32_t page_blocks() const { return io_.blocks_per_page(); }
     [[nodiscard]] std::uint64_t group_of(std::uint64_t block) const {
         return block / bits_per_page_;
     }
@@ -110,6 +112,11 @@ class AllocationMap {
     // multiples of `alignment` (a power of two); not longer than wanted. Empty when there is none.
     [[nodiscard]] Run find_free(const MapPage& page, std::uint64_t from, std::uint64_t wanted,
                                 std::uint64_t alignment) const;
+
+    // Holds the free runs of at least `least` blocks from the beginning of the page on, and tells
+    // take(run) of each, until they are `wanted` blocks together. Starts and lengths as above.
+    void hold_all(MapPage& page, std::uint64_t least, std::uint64_t wanted, std::uint64_t alignment,
+                  absl::FunctionRef<void(const Run&)> take);
 
     // A free run of at most `wanted` blocks out of a page's aligned place that is partly taken,
     // from a block of the bitmap on and around: what no metadata page fits into. Starts and lengths
@@ -171,6 +178,7 @@ class AllocationMap {
     void set_dirty(MapPage& page);
     void update_hot(MapPage& page);
     void add_free(MapPage& page, std::uint64_t blocks, bool more);
+    [[nodiscard]] std::uint32_t free_around(const MapPage& page, const Run& run) const;
     MapPage& page_for(const Run& run) const;
     Result<std::uint64_t> verify_below(Suspend& suspend, std::uint32_t level, std::uint64_t index,
                                        Sums& sums);

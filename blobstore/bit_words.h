@@ -49,6 +49,22 @@ std::uint64_t next_bit(BitWords words, std::uint64_t from, std::uint64_t end) {
     return end;
 }
 
+// Behind the last bit in [begin, from) that has the value; `begin` when there is none.
+template <bool kValue>
+std::uint64_t previous_end(BitWords words, std::uint64_t from, std::uint64_t begin) {
+    while (from > begin) {
+        const std::uint64_t last = from - 1;
+        const std::uint64_t word = kValue ? words[last / 64] : ~words[last / 64];
+        const std::uint64_t rest = word << (63 - last % 64);
+        if (rest != 0) {
+            const std::uint64_t end = from - static_cast<unsigned>(std::countl_zero(rest));
+            return std::max(begin, end);
+        }
+        from = last / 64 * 64;
+    }
+    return begin;
+}
+
 // The bits of those groups of `size` bits (a power of two) that are set wholly; groups are aligned.
 constexpr std::uint64_t whole_groups(std::uint64_t word, std::uint64_t size) {
     std::uint64_t pattern = 1;

@@ -22,6 +22,10 @@ class FreeSpaceSearch {
     // bitmap. Empty when there is none. A damaged bitmap is passed over as long as there is space
     // elsewhere. Suspends.
     Result<Run> find(Suspend& suspend, const Wanted& wanted);
+    // More of the kind where find() found less than was wanted, in the same bitmap: runs at least
+    // half as long. Held, each told to take(run). REQUIRES that nothing suspended since.
+    void find_more(const Run& found, std::uint64_t blocks, std::uint64_t alignment,
+                   absl::FunctionRef<void(const Run&)> take);
     // The free blocks at that one, in whole clusters, as many as wanted at most. Empty when it is
     // not free. REQUIRES that its bitmap is in memory. Does not suspend.
     Run take_at(std::uint64_t block, std::uint64_t wanted);
@@ -33,9 +37,11 @@ class FreeSpaceSearch {
     struct Found {
         Run run{};               // held; empty: there is none
         bool disturbed = false;  // or others took it meanwhile
+        bool shorter = false;    // or it is shorter than was known of its bitmap
     };
     Result<Found> pass(Suspend& suspend, const Wanted& wanted);
     Run look(MapPage& page, std::uint64_t from, const Wanted& wanted) const;
+    [[nodiscard]] std::uint32_t longest(const MapPage& page, const Wanted& wanted) const;
 
     AllocationMap& map_;
     const std::uint64_t cluster_blocks_;

@@ -252,13 +252,14 @@ Result<void> SpaceAllocator::State::grow_stash(Suspend& suspend, std::uint64_t p
         Run run{};
         if (options.cluster_blocks > bp && free / 8 > options.cluster_blocks) {
             // Whole clusters, so that what is left over elsewhere remains good for data.
-            place.alignment = options.cluster_blocks;
-            place.blocks = round_up(place.blocks, options.cluster_blocks);
-            if (place.blocks <= available * bp) {
-                TRY_ASSIGN(run, search.find(suspend, place));
+            const FreeSpaceSearch::Wanted clusters{
+                .from = page_home,
+                .blocks = round_up(place.blocks, options.cluster_blocks),
+                .alignment = options.cluster_blocks};
+            if (clusters.blocks <= available * bp) {
+                TRY_ASSIGN(run, search.find(suspend, clusters));
             }
-            place.alignment = bp;
-            place.blocks = wanted * bp;
+            if (run.blocks != 0) place = clusters;
         }
         if (run.blocks == 0) {
             TRY_ASSIGN(run, search.find(suspend, place));
@@ -267,8 +268,15 @@ Result<void> SpaceAllocator::State::grow_stash(Suspend& suspend, std::uint64_t p
             no_place_for_pages = true;
             return fail(Errc::kNoSpace, "reserving space for metadata");
         }
-        stash.add(run);
-        added += run.blocks / bp;
+        const auto take = [&](const Run& found) {
+            stash.add(found);
+            added += found.blocks / bp;
+        };
+        take(run);
+        // In an old filesystem there are many short runs: several are taken at a time.
+        if (run.blocks < place.blocks) {
+            search.find_more(run, place.blocks - run.blocks, place.alignment, take);
+        }
     }
     return {};
 }
@@ -369,8 +377,8 @@ Result<void> SpaceAllocator::verify(Suspend& suspend) {
         for (const Run& run : runs) pending += run.blocks;
     }
     if (stash != s.stash.pages() || pending != s.pending_blocks ||
-        s.map.held_blocks() != s.reserved_blocks + s.stash.blocks() + s.quarantined_blocks +
-                                   s.pinned.blocks()) {
+        s.map.held_blocks() !=
+            s.reserved_blocks + s.stash.blocks() + s.quarantined_blocks + s.pinned.blocks()) {
         return fail(Errc::kCorrupt, "checking the space allocator: held blocks without an owner");
     }
     return {};

@@ -367,6 +367,53 @@ TEST_F(SpaceAllocatorTest, SmallDataGoesWhereNoPageFitsOnATightDevice) {
     verify();
 }
 
+// What is known of a bitmap, that it has no long run, must not hide what became free meanwhile, nor
+// be taken for the truth when its runs have become shorter.
+TEST_F(SpaceAllocatorTest, PagesAreFoundHoweverShortTheRunsAndAgainWhenTheyAreLong) {
+    make({.blocks = 4 * 32256, .page_bytes = 4096});
+    const auto pages_of = [](const std::vector<Run>& runs) {
+        std::uint64_t pages = 0;
+        for (const Run& run : runs) pages += run.blocks;
+        return pages;
+    };
+    // Everything is taken, in runs of 1 to 3 blocks.
+    std::vector<Run> taken;
+    std::mt19937_64 random(7);
+    while (auto reservation = reserve(1 + random() % 3)) {
+        taken.push_back(reservation->run());
+        space_->commit(std::move(*reservation));
+    }
+    // Every other one goes: then there are short runs everywhere, and nothing else.
+    std::vector<Run> rest;
+    for (std::size_t i = 0; i < taken.size(); ++i) {
+        if (i % 2 == 0) {
+            space_->free(taken[i]);
+        } else {
+            rest.push_back(taken[i]);
+        }
+    }
+    ASSERT_TRUE(checkpoint());
+    verify();
+    const std::uint64_t free = space_->free_blocks();
+    ASSERT_GT(free, 40'000u);
+    // Nearly all of it can be had for pages, over all bitmaps.
+    std::vector<Run> pages;
+    while (pages_of(pages) < free * 9 / 10) {
+        const auto reserved = run([&](Suspend& s) { return space_->reserve_pages(s, 100, true); });
+        ASSERT_TRUE(reserved) << pages_of(pages) << " of " << free;
+        for (int i = 0; i < 100; ++i) pages.push_back(Run{space_->take_page(), 1});
+    }
+    verify();
+    // What is freed between them makes long runs, and these are found again.
+    for (const Run& run : rest) space_->free(run);
+    for (const Run& page : pages) space_->return_page(page.start, Generation{generation_});
+    ASSERT_TRUE(checkpoint());
+    verify();
+    const Run run = allocate(1000);
+    EXPECT_EQ(run.blocks, 1000u);
+    verify();
+}
+
 TEST_F(SpaceAllocatorTest, FullDeviceBecomesUsableByFreeing) {
     make({});
     std::vector<Run> runs;
