@@ -27,6 +27,37 @@ Result<void> log_is_damaged(const driver::Device& device, const Superblock& supe
     return fail(Errc::kCorrupt, "replaying the log: it is damaged in the middle", at);
 }
 
+// Loads the leaves of many keys, several at a time: one by one, in the order in which the log names
+// them, the second pass would wait for each. Errors are for who needs the page.
+class LeafReader {
+  public:
+    LeafReader(Btree& tree, const PageCache& cache) : tree_(tree), most_(cache.capacity() / 2) {}
+    // Suspends while as many as may be are being read. Beyond half of the cache nothing is read:
+    // what came first would go again.
+    void read(Suspend& suspend, KeyView key) {
+        if (started_ >= most_ || tree_.resident(key)) return;
+        while (reading_.count() >= kAtATime) one_read_.wait(suspend);
+        ++started_;
+        reading_.add();
+        suspend.reactor().spawn([this, wanted = Key(key)](Suspend& fiber) {
+            static_cast<void>(tree_.fetch(fiber, wanted));
+            one_read_.wake_one();
+            reading_.done();
+        });
+    }
+    // REQUIRED before destruction.
+    void wait(Suspend& suspend) { reading_.wait(suspend); }
+
+  private:
+    static constexpr std::size_t kAtATime = 32;
+
+    Btree& tree_;
+    const std::size_t most_;
+    std::size_t started_ = 0;
+    driver::WaitGroup reading_;
+    driver::WaitQueue one_read_;
+};
+
 bool sane_key(KeyView key) { return key.size() >= 9 && key.size() <= kMaxKeyBytes; }
 
 }  // namespace
@@ -53,12 +84,18 @@ Result<void> Blobstore::State::recover(Suspend& suspend) {
     const Sequence contained{superblock.transaction};
 
     // First pass: blocks that became file data, so that the second hands none of them to the tree.
-    TRY_ASSIGN(const WriteAheadLog::End end,
-               log.replay(suspend, superblock.epoch, from, contained,
-                          [&](Suspend& s, Sequence, const LogOperation& operation) -> Result<void> {
-                              if (operation.type != LogOperationType::kAllocate) return {};
-                              return space.replay_allocate(s, operation.run);
-                          }));
+    LeafReader leaves(tree, *cache);
+    const auto found =
+        log.replay(suspend, superblock.epoch, from, contained,
+                   [&](Suspend& s, Sequence, const LogOperation& operation) -> Result<void> {
+                       const bool leaf = operation.type == LogOperationType::kPut ||
+                                         operation.type == LogOperationType::kErase;
+                       if (leaf && sane_key(operation.key)) leaves.read(s, operation.key);
+                       if (operation.type != LogOperationType::kAllocate) return {};
+                       return space.replay_allocate(s, operation.run);
+                   });
+    leaves.wait(suspend);
+    TRY_ASSIGN(const WriteAheadLog::End end, found);
     TRY_ASSIGN(const WriteAheadLog::Beyond beyond,
                log.batches_beyond(suspend, superblock.epoch, end.position));
     if (beyond.batches != 0) {

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -53,7 +54,9 @@ class MemoryDevice final : public driver::Device {
     Result<void> read(driver::Suspend& suspend, std::uint64_t offset,
                       driver::DmaSpan into) override {
         check_range(offset, into.size());
+        most_reads_at_once = std::max(most_reads_at_once, ++reads_under_way_);
         suspend.yield();
+        --reads_under_way_;
         return read_now(offset, into);
     }
     Result<void> read_now(std::uint64_t offset, driver::DmaSpan into) {
@@ -156,6 +159,7 @@ class MemoryDevice final : public driver::Device {
     [[nodiscard]] std::size_t blocks_written() const { return blocks_.size(); }
 
     std::vector<Write> writes;
+    std::size_t most_reads_at_once = 0;
     std::string events;  // W write, U write with FUA, F flush
     std::function<bool(std::uint64_t offset, std::size_t bytes)> fail_read, fail_write;
     std::function<bool()> fail_flush;
@@ -190,6 +194,7 @@ class MemoryDevice final : public driver::Device {
     }
 
     driver::DeviceProperties properties_;
+    std::size_t reads_under_way_ = 0;
     std::map<std::uint64_t, Block> blocks_;
     std::map<std::uint64_t, Block> before_;  // durable content of blocks written since
     Statistics statistics_;
