@@ -159,15 +159,11 @@ Result<void> InodeTable::load_space(Suspend& suspend, Inode& inode) {
 
 std::vector<InodeNumber> InodeTable::dirty() const {
     std::vector<InodeNumber> numbers;
-    if (dirty_ != 0) {
-        numbers.reserve(dirty_);
-        for (const auto& [number, inode] : inodes_) {
-            if (inode->dirty) {
-                numbers.push_back(inode->number);
-            }
-        }
+    numbers.reserve(dirty_.size());
+    for (const std::uint64_t number : dirty_) {
+        numbers.push_back(static_cast<InodeNumber>(number));
     }
-    // What is written first does not depend on where in memory it lies.
+    // What is written first does not depend on how they are hashed.
     std::ranges::sort(numbers);
     return numbers;
 }
@@ -176,7 +172,7 @@ void InodeTable::set_dirty(Inode& inode) {
     CHECK(inode.pins > 0);
     if (!inode.dirty) {
         inode.dirty = true;
-        ++dirty_;
+        dirty_.insert(value(inode.number));
     }
 }
 
@@ -184,28 +180,44 @@ void InodeTable::set_clean(Inode& inode) {
     CHECK(inode.pins > 0);
     if (inode.dirty) {
         inode.dirty = false;
-        --dirty_;
+        dirty_.erase(value(inode.number));
     }
 }
 
-void InodeTable::add_reference(InodeNumber number) { ++references_[value(number)]; }
+void InodeTable::add_reference(InodeNumber number) {
+    if (const auto at = references_.find(value(number)); at != references_.end()) {
+        ++at->second;
+    } else if (!referenced_once_.insert(value(number)).second) {
+        referenced_once_.erase(value(number));
+        references_.emplace(value(number), 2);
+    }
+}
 
 bool InodeTable::drop_references(InodeNumber number, std::uint64_t count) {
-    const auto at = references_.find(value(number));
-    if (at == references_.end()) {
-        return true;
-    }
-    if (at->second > count) {
-        at->second -= count;
+    CHECK(count > 0);
+    if (const auto at = references_.find(value(number)); at != references_.end()) {
+        const std::uint64_t left = at->second - std::min(at->second, count);
+        if (left >= 2) {
+            at->second = left;
+            return false;
+        }
+        references_.erase(at);
+        if (left == 0) {
+            return true;
+        }
+        referenced_once_.insert(value(number));
         return false;
     }
-    references_.erase(at);
+    referenced_once_.erase(value(number));
     return true;
 }
 
 std::vector<InodeNumber> InodeTable::referenced() const {
     std::vector<InodeNumber> numbers;
-    numbers.reserve(references_.size());
+    numbers.reserve(referenced_count());
+    for (const std::uint64_t number : referenced_once_) {
+        numbers.push_back(static_cast<InodeNumber>(number));
+    }
     for (const auto& [number, references] : references_) {
         numbers.push_back(static_cast<InodeNumber>(number));
     }
@@ -213,7 +225,7 @@ std::vector<InodeNumber> InodeTable::referenced() const {
 }
 
 bool InodeTable::referenced(InodeNumber number) const {
-    return references_.contains(value(number));
+    return referenced_once_.contains(value(number)) || references_.contains(value(number));
 }
 
 void InodeTable::pinned(Inode& inode) {
@@ -268,7 +280,7 @@ void InodeTable::unlink_from_order(Inode& inode) {
 
 void InodeTable::erase(Inode& inode) {
     if (inode.dirty) {
-        --dirty_;
+        dirty_.erase(value(inode.number));
     }
     inodes_.erase(value(inode.number));
 }

@@ -40,6 +40,10 @@ namespace {
 // DMA memory beyond the metadata cache and the request buffers: queues, the log, frozen pages,
 // transfers that are not aligned. Reserved, not touched.
 constexpr std::size_t kWorkingMemoryBytes = std::size_t{160} << 20;
+// Of --cache-size: what tree pages may take; another sixteenth is for the attributes of inodes, and
+// an eighth for the references that the kernel holds, of which there are as many as it has inodes.
+constexpr std::uint64_t kCacheSixteenthsOfPages = 13;
+constexpr std::uint64_t kCachedInodeBytes = 512;
 constexpr unsigned kReadAheadKib = 1024;
 constexpr std::uint16_t kQueues = 2;  // the reactor's, and one for the check while it runs
 
@@ -206,7 +210,8 @@ bool Daemon::start_memory() {
 }
 
 bool Daemon::open() {
-    blobstore::OpenOptions store{.read_only = read_only_, .cache_bytes = cache_bytes_};
+    blobstore::OpenOptions store{.read_only = read_only_,
+                                 .cache_bytes = cache_bytes_ / 16 * kCacheSixteenthsOfPages};
     if (options_.mount.commit_seconds) {
         store.commit_interval_ms = *options_.mount.commit_seconds * 1000;
     }
@@ -224,6 +229,7 @@ bool Daemon::open() {
         }
         OpenOptions open_options;
         open_options.store = store;
+        open_options.max_cached_inodes = cache_bytes_ / 16 / kCachedInodeBytes;
         open_options.atime = options_.mount.atime.value_or(AtimePolicy::kRelative);
         TRY_ASSIGN(filesystem_, Filesystem::open(suspend, *device_, std::move(open_options)));
         return {};

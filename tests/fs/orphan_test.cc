@@ -53,6 +53,27 @@ TEST_F(OrphanTest, ForgettingLessThanAllKeepsIt) {
     });
 }
 
+TEST_F(OrphanTest, ReferencesAreCountedUpAndDown) {
+    run([&](Suspend& suspend) {
+        const InodeNumber file =
+            must(fs->create(suspend, kRootUser, kRootInode, "file", 0644, true)).inode;
+        must(fs->lookup(suspend, kRootInode, "file"));
+        fs->forget(file, 1);
+        must(fs->lookup(suspend, kRootInode, "file"));
+        must(fs->lookup(suspend, kRootInode, "file"));
+        EXPECT_EQ(fs->statistics().referenced_inodes, 1u);
+        must(fs->unlink(suspend, kRootInode, "file"));
+        for (int left = 2; left >= 0; --left) {
+            wait_for_reaper(suspend);
+            EXPECT_TRUE(fs->getattr(suspend, file)) << left;
+            fs->forget(file, 1);
+            EXPECT_EQ(fs->statistics().referenced_inodes, left != 0 ? 1u : 0u);
+        }
+        wait_for_reaper(suspend);
+        EXPECT_FALSE(fs->getattr(suspend, file));
+    });
+}
+
 TEST_F(OrphanTest, CloseDeletesWhatHasNoName) {
     run([&](Suspend& suspend) {
         const InodeNumber file =
