@@ -106,6 +106,14 @@ class VerdictTest(unittest.TestCase):
                               "growth__create__one_dir@3000": {"blobfs": 12.9}})
         self.assertEqual(list(found.values()), [True])
 
+    def test_growth_tells_the_factors_of_others_with_ours(self):
+        found = verdicts.judge(results(
+            **{"growth__lookup_cold__one_dir@10": {"blobfs": 10, "ext4": 5},
+               "growth__lookup_cold__one_dir@3000": {"blobfs": 100, "ext4": 400}}), FACTS)
+        self.assertEqual([(verdict.measured, verdict.met) for verdict in found],
+                         [("10.00 x (10.0 us to 100.0 us), ext4 80.00 x (5.0 us to 400.0 us)",
+                           False)])
+
     def test_metadata_memory_is_what_a_new_mount_does_not_have(self):
         for memory, met in ((300, True), (400, False)):
             found = self.judge(**{"growth__memory_mounted__one_dir@10": {"blobfs": 100},

@@ -130,6 +130,10 @@ class Competitor:
         """(requests so far by name, bytes read, bytes written), or None where nobody counts."""
         return None
 
+    def device_reads(self):
+        """Reads of its device since it was mounted, or None where nobody counts."""
+        return None
+
     def used_bytes(self):
         status = os.statvfs(self.mountpoint)
         return (status.f_blocks - status.f_bfree) * status.f_frsize
@@ -181,6 +185,10 @@ class Blobfs(Competitor):
         words = found.group(3).split()
         counts = dict(zip(words[::2], map(int, words[1::2])))
         return counts, int(found.group(1)), int(found.group(2))
+
+    def device_reads(self):
+        found = self.daemon.log_after_signal(signal.SIGUSR1, r"statistics: device reads (\d+) ")
+        return int(found.group(1))
 
 
 class BlobfsInMemory(Blobfs):
@@ -285,6 +293,10 @@ class OnLoopDevice(Competitor):
 
     def mount(self):
         run(self.setup.scratch, ["mount", "-t", self.kind, self.loop, self.mountpoint])
+
+    def device_reads(self):
+        counts = Path(f"/sys/block/{Path(self.loop).name}/stat").read_text(encoding="ascii")
+        return int(counts.split()[0])
 
     def stop(self):
         if str(self.mountpoint) in scratch.mounts_below(self.setup.scratch.path):

@@ -82,9 +82,19 @@ def _system_name():
 
 def drop_caches():
     """Makes the kernel forget what it has in its caches; root only. Whether it did."""
+    return _drop("3")
+
+
+def drop_names_and_inodes():
+    """Makes the kernel forget names and inodes, but not what it has read of devices; root only.
+    Whether it did."""
+    return _drop("2")
+
+
+def _drop(what):
     os.sync()
     try:
-        Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="ascii")
+        Path("/proc/sys/vm/drop_caches").write_text(f"{what}\n", encoding="ascii")
     except OSError:
         return False
     return True

@@ -1,8 +1,15 @@
 """Group `growth`: what operations, mounting and memory cost with few files and with many.
 
 On a filesystem of its own, which is made for this workload alone. At each number of files N: the last
-ones are created, chosen ones are looked up cold, deleted and made again; it is mounted after
-an unmount, and after the daemon was killed in the middle of its work. Metrics end in @N.
+ones are created; it is mounted after an unmount, and after the daemon was killed in the middle of its
+work; chosen ones are looked up, deleted and made again, cold and warm. Metrics end in @N.
+
+*Cold*: just mounted, nothing is in anybody's memory. With few files the sample touches each page of
+the metadata several times, with many it touches most pages once. So a cold operation costs about as
+many device reads as it needs pages there, and next to none here, whoever the filesystem is: the reads
+of each are counted, and other filesystems have a factor of their own.
+*Warm*: the same files once more, when the kernel has forgotten their names and inodes, and the
+filesystem's own memory is as the first time left it.
 """
 
 import shutil
@@ -49,65 +56,104 @@ class Growth(Workload):
 
     def _grow(self, trial, most):
         trial.new_folder()
-        directories = -(-most // FILES_PER_DIRECTORY) if self.many_directories else 0
         empty_bytes = trial.competitor.used_bytes()
+        directories = -(-most // FILES_PER_DIRECTORY) if self.many_directories else 0
         sample = trial.sizes.growth_sample
-
-        def load(what, operation, **options):
-            # Not settled first: the caches are as cold as they were made.
-            trial.load(what and f"{what}.{self.where}@{files}", operation, unit="us", settle=False,
-                       directories=directories, **options)
-
         made = 0
         for files in trial.sizes.growth:
+            phase = Phase(self, trial, files, directories)
             while made < files - sample:
                 count = min(CHUNK, files - sample - made)
-                load(None, "create-write", first=made, count=count, bytes=FILE_BYTES)
+                phase.load("create-write", first=made, count=count, bytes=FILE_BYTES)
                 made += count
             trial.competitor.settle()
-            load("create", "create-write", first=made, count=files - made, bytes=FILE_BYTES)
+            phase.measure("create", "create-write", first=made, count=files - made,
+                          bytes=FILE_BYTES)
             made = files
             trial.competitor.settle()
-            self._mount(trial, files)
-            chosen = {"of": files, "count": sample, "shuffled": True}
-            machine.drop_caches()
-            self._memory(trial, "memory-mounted", files)
-            load("lookup", "stat", **chosen)
-            self._memory(trial, "memory", files)
-            trial.forget_caches()
-            load("unlink", "unlink", **chosen)
-            load(None, "create-write", bytes=FILE_BYTES, **chosen)
+            phase.note_memory("memory")
+            phase.mount()
+            phase.look_up_and_delete()
             trial.competitor.settle()
             trial.competitor.remount()
             used = trial.competitor.used_bytes() - empty_bytes
-            trial.add_value(f"device-bytes-per-file.{self.where}@{files}", "B", used / files)
+            phase.note("device-bytes-per-file", "B", used / files)
 
-    def _mount(self, trial, files):
-        competitor = trial.competitor
+
+class Phase:
+    """What is measured with so many files."""
+
+    def __init__(self, workload, trial, files, directories):
+        self.trial = trial
+        self.competitor = trial.competitor
+        self.files = files
+        self.ending = f".{workload.where}@{files}"
+        self.directories = directories
+
+    def chosen(self, seed):
+        return {"of": self.files, "count": self.trial.sizes.growth_sample, "shuffled": True,
+                "seed": seed}
+
+    def note(self, what, unit, value):
+        self.trial.add_value(what + self.ending, unit, value)
+
+    def load(self, operation, **options):
+        self.trial.load(None, operation, directories=self.directories, **options)
+
+    def measure(self, what, operation, **options):
+        # Not settled first: the caches are as cold as they were made.
+        reads = self.competitor.device_reads()
+        self.trial.load(what + self.ending, operation, unit="us", settle=False,
+                        directories=self.directories, **options)
+        if reads is not None:
+            self.note(f"{what}-device-reads", "reads/op",
+                      (self.competitor.device_reads() - reads) / options["count"])
+
+    def note_memory(self, what):
+        if self.competitor.has_daemon:
+            self.note(what, "MiB", machine.resident_bytes(self.competitor.daemon.pid) / (1 << 20))
+
+    def mount(self):
+        competitor = self.competitor
         competitor.unmount()
         competitor.drop_caches()
         begin = time.perf_counter()
         competitor.mount()
-        trial.add_value(f"mount-clean.{self.where}@{files}", "s", time.perf_counter() - begin)
+        self.note("mount-clean", "s", time.perf_counter() - begin)
         if not competitor.has_daemon:
             return
         # Something is always in the log that no checkpoint holds.
         side = competitor.mountpoint / "side"
         side.mkdir()
-        trial.load(None, "create-write", side, count=trial.sizes.growth_sample, bytes=FILE_BYTES)
+        self.trial.load(None, "create-write", side, count=self.trial.sizes.growth_sample,
+                        bytes=FILE_BYTES)
         competitor.crash()
         competitor.drop_caches()
         begin = time.perf_counter()
         competitor.mount()
-        trial.add_value(f"mount-after-crash.{self.where}@{files}", "s",
-                        time.perf_counter() - begin)
+        self.note("mount-after-crash", "s", time.perf_counter() - begin)
         shutil.rmtree(side, ignore_errors=True)
-        trial.forget_caches()
 
-    def _memory(self, trial, what, files):
-        if trial.competitor.has_daemon:
-            trial.add_value(f"{what}.{self.where}@{files}", "MiB",
-                            machine.resident_bytes(trial.competitor.daemon.pid) / (1 << 20))
+    def look_up_and_delete(self):
+        forget_all = self.trial.forget_caches
+        forget_names = machine.drop_names_and_inodes
+        some, others = self.chosen(1), self.chosen(2)
+        forget_all()
+        self.note_memory("memory-mounted")
+        # Files that were made one after the other, and are used so.
+        self.measure("lookup-cold-in-order", "stat", first=self.files // 2,
+                     count=self.trial.sizes.growth_sample // 2)
+        forget_all()
+        self.measure("lookup-cold", "stat", **some)
+        forget_names()
+        self.measure("lookup", "stat", **some)
+        forget_names()
+        self.measure("unlink", "unlink", **some)
+        self.load("create-write", bytes=FILE_BYTES, **some)
+        # Not those: what was made just now lies together.
+        forget_all()
+        self.measure("unlink-cold", "unlink", **others)
+        self.load("create-write", bytes=FILE_BYTES, **others)
 
 
 def workloads(_setup):
