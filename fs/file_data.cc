@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <utility>
 
 #include "fs/filesystem_state.h"
 #include "fs/privileges.h"
@@ -104,13 +103,15 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
         return Written{};
     }
     bool told = false;
+    // Asked when this write has its space, so that what others took meanwhile does not count.
     const auto tell = [&](bool remapped) {
-        if (std::exchange(told, true)) return;
+        if (told || state.store->space().available_bytes < kPlentyBytes) return;
+        told = true;
         (*options.under_way)(remapped && inode->block.nlink != 0);
     };
-    const bool plenty = options.under_way && state.store->space().available_bytes >= kPlentyBytes;
-    TRY_ASSIGN(const Written done, write_fitting(suspend, state, *inode, offset, from,
-                                                 plenty ? UnderWay(tell) : std::nullopt));
+    TRY_ASSIGN(const Written done,
+               write_fitting(suspend, state, *inode, offset, from,
+                             options.under_way ? UnderWay(tell) : std::nullopt));
     // The kernel takes a short count from its cache for all of it: what does not fit would be lost,
     // and the next fsync would not tell.
     if (options.whole && done.bytes < from.size()) {

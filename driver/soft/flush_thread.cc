@@ -39,7 +39,7 @@ FlushThread::FlushThread(int descriptor, std::function<void()> ended)
 FlushThread::~FlushThread() {
     if (!thread_.joinable()) return;
     wait();
-    state_.store(kStop, std::memory_order_release);
+    state_.store(kStop);
     state_.notify_all();
     thread_.join();
 }
@@ -48,7 +48,9 @@ void FlushThread::start() {
     CHECK(!running_);
     running_ = true;
     stay_near();
-    state_.store(kAsked, std::memory_order_release);
+    // Stores before notify_one() are in the one order of all: it looks whether anyone waits, and
+    // libstdc++ has no fence of its own between the two.
+    state_.store(kAsked);
     state_.notify_one();
 }
 
@@ -83,7 +85,7 @@ void FlushThread::serve() {
             continue;
         }
         result_ = ::fdatasync(descriptor_) == 0 ? 0 : -errno;
-        state_.store(kEnded, std::memory_order_release);
+        state_.store(kEnded);
         state_.notify_one();
         ended_();
     }

@@ -46,6 +46,7 @@ class EarlyAnswers {
     // What went wrong with the inode's writes and their answers did not say. It is told until
     // the file is written again, as nobody can know who has heard of it (there are no handles).
     [[nodiscard]] std::optional<Error> error(InodeNumber inode) const;
+    [[nodiscard]] bool any_error() const { return !errors_.empty(); }
     void clear_error(InodeNumber inode) {
         if (!errors_.empty()) errors_.erase(value(inode));
     }

@@ -223,29 +223,32 @@ void Operations::settle_for(Suspend& suspend, const Request& request) {
         case FUSE_READ:
         case FUSE_WRITE:
         case FUSE_LOOKUP:   // settled()
-        case FUSE_CREATE:   // settled()
-        case FUSE_TMPFILE:  // a new inode
-        case FUSE_MKNOD:
-        case FUSE_MKDIR:
-        case FUSE_SYMLINK:
+        case FUSE_TMPFILE:  // a new inode, without a name
         case FUSE_READLINK:
-        case FUSE_UNLINK:  // the inode's lock
-        case FUSE_RMDIR:
         case FUSE_READDIR:  // no attributes
         case FUSE_GETXATTR:
         case FUSE_LISTXATTR:
             return;
         case FUSE_GETATTR:
-        case FUSE_SETATTR:
-        case FUSE_FSYNC:
             early_.settle(suspend, request.inode());
             return;
         default:
-            // Among them those that concern several inodes: a rename must come behind the data of
-            // what it puts in another's place.
+            // Among them what changes names and sizes, of whatever inode: in the log it must come
+            // behind the data that was answered before it, or a crash could take a copy after its
+            // original was removed. And FSYNC, which holds all that was answered before it.
             early_.settle_all(suspend);
             return;
     }
+}
+
+Result<void> Operations::check_written(Suspend& suspend, InodeNumber parent,
+                                       std::string_view name) {
+    if (!early_.any_error()) return {};
+    const Result<Attributes> found = filesystem_.lookup(suspend, parent, name);
+    if (!found) return {};  // the caller's to tell
+    filesystem_.forget(found->inode, 1);
+    if (const auto error = early_.error(found->inode)) return fail(*error);
+    return {};
 }
 
 Result<Attributes> Operations::settled(Suspend& suspend, const Attributes& found) {
@@ -467,6 +470,7 @@ Result<Reply> Operations::rename(Suspend& suspend, Request& request) {
     const auto old_name = arguments.take_string();
     const auto new_name = arguments.take_string();
     if (!in || !old_name || !new_name) return malformed();
+    TRY(check_written(suspend, request.inode(), *old_name));
     TRY(filesystem_.rename(suspend, request.inode(), *old_name, InodeNumber{in->newdir}, *new_name,
                            RenameMode::kReplace));
     note_names(request.inode());
@@ -486,6 +490,7 @@ Result<Reply> Operations::rename_with_flags(Suspend& suspend, Request& request) 
     if ((in->flags & ~kKnown) != 0 || (exchange && no_replace)) {
         return fail(Errc::kInvalidArgument, "renaming with flags that do not go together");
     }
+    TRY(check_written(suspend, request.inode(), *old_name));
     std::optional<Caller> whiteout_by;
     if ((in->flags & RENAME_WHITEOUT) != 0) whiteout_by = caller(request);
     TRY(filesystem_.rename(suspend, request.inode(), *old_name, InodeNumber{in->newdir}, *new_name,

@@ -36,6 +36,9 @@ class Operations final : public Service {
     void settle_for(driver::Suspend& suspend, const Request& request);
     // The same for an inode that a name turned out to be: its attributes as they are then.
     Result<Attributes> settled(driver::Suspend& suspend, const Attributes& found);
+    // The error of a write that nobody has heard of, of the inode that has this name: it is not to
+    // take another's place.
+    Result<void> check_written(driver::Suspend& suspend, InodeNumber parent, std::string_view name);
 
     using Handler = Result<Reply> (Operations::*)(driver::Suspend&, Request&);
     static Handler handler(std::uint32_t opcode);

@@ -12,6 +12,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -161,6 +162,8 @@ class EarlyAnswer : public testing::Test {
         return head;
     }
 
+    void after_power_cut(const std::function<void(Suspend&, Filesystem&)>& look);
+
     const std::uint64_t device_bytes_;
     driver::Reactor reactor_;
     FaultyMedium* medium_ = nullptr;
@@ -266,6 +269,101 @@ TEST_F(EarlyAnswer, RenameComesBehindTheDataOfTheFile) {
     in.newdir = value(kRootInode);
     send(FUSE_RENAME, 2, kRootInode, bytes_of(in) + std::string("file\0other\0", 11));
     expect_answer(2, false);
+}
+
+// What a power cut leaves now, whatever it takes of what was not flushed.
+void EarlyAnswer::after_power_cut(const std::function<void(Suspend&, Filesystem&)>& look) {
+    const auto& disk = static_cast<driver::PowerCutMedium&>(medium_->inner());
+    for (std::uint64_t seed = 0; seed < 8; ++seed) {
+        reactor_.block_on([&](Suspend& suspend) {
+            auto left = driver::PowerCutMedium::create({.bytes = device_bytes_},
+                                                       disk.image(disk.journal().size(), seed));
+            auto device = must(Device::open(suspend, std::move(left), {}));
+            auto after = must(Filesystem::open(suspend, *device, {}));
+            look(suspend, *after);
+            must(after->close(suspend));
+            (void)device->close(suspend);
+        });
+    }
+}
+
+// cp a b; rm a: when a is gone, b is whole.
+TEST_F(EarlyAnswer, WhatChangesNamesOrSizesComesBehindTheData) {
+    InodeNumber other{};
+    reactor_.block_on([&](Suspend& suspend) {
+        other = must(fs_->create(suspend, kRootUser, kRootInode, "other", 0644, true)).inode;
+        must(fs_->create(suspend, kRootUser, kRootInode, "old", 0644, true));
+        must(fs_->sync(suspend));
+    });
+    writes_take_long();
+    std::uint64_t size = kFileBytes;
+    std::uint64_t unique = 0;
+    const auto behind = [&](const char* what, std::uint32_t opcode, InodeNumber inode,
+                            const std::string& body) {
+        SCOPED_TRACE(what);
+        send_write(++unique, size, 'n');
+        expect_answer(unique, true);
+        size += kPage;
+        send(opcode, ++unique, inode, body);
+        EXPECT_EQ(receive().header.error, 0);
+        reactor_.block_on([&](Suspend& suspend) { must(fs_->sync(suspend)); });
+        after_power_cut([&](Suspend& suspend, Filesystem& after) {
+            EXPECT_EQ(must(after.getattr(suspend, file_)).size, size);
+        });
+    };
+    behind("unlink", FUSE_UNLINK, kRootInode, std::string("old\0", 4));
+    behind("mkdir", FUSE_MKDIR, kRootInode,
+           bytes_of(fuse_mkdir_in{.mode = 0755, .umask = 0}) + std::string("new\0", 4));
+    behind("rmdir", FUSE_RMDIR, kRootInode, std::string("new\0", 4));
+    fuse_create_in create{};
+    create.mode = 0644;
+    behind("create", FUSE_CREATE, kRootInode, bytes_of(create) + std::string("made\0", 5));
+    fuse_setattr_in cut{};
+    cut.valid = FATTR_SIZE;
+    behind("truncate", FUSE_SETATTR, other, bytes_of(cut));
+}
+
+TEST_F(EarlyAnswer, FsyncOfAnyFileHoldsWhatWasAnsweredBefore) {
+    InodeNumber other{};
+    reactor_.block_on([&](Suspend& suspend) {
+        other = must(fs_->create(suspend, kRootUser, kRootInode, "other", 0644, true)).inode;
+    });
+    writes_take_long();
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, true);
+    send(FUSE_FSYNC, 2, other, bytes_of(fuse_fsync_in{}));
+    EXPECT_EQ(receive().header.error, 0);
+    after_power_cut([&](Suspend& suspend, Filesystem& after) {
+        EXPECT_EQ(must(after.getattr(suspend, file_)).size, kFileBytes + kPage);
+    });
+}
+
+// Its close(2) did not hear of the error, so nobody would spare the file in whose place it comes.
+TEST_F(EarlyAnswer, AFileWhoseDataWasLostReplacesNoOther) {
+    InodeNumber old{};
+    reactor_.block_on([&](Suspend& suspend) {
+        old = must(fs_->create(suspend, kRootUser, kRootInode, "old", 0644, true)).inode;
+    });
+    medium_->add({.kind = Kind::kWrite,
+                  .count = 1,
+                  .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
+    send_write(1, kFileBytes, 'n');
+    EXPECT_EQ(receive().header.error, 0);
+    fuse_rename_in in{};
+    in.newdir = value(kRootInode);
+    send(FUSE_RENAME, 2, kRootInode, bytes_of(in) + std::string("file\0old\0", 9));
+    EXPECT_EQ(receive().header.error, -EIO);
+    reactor_.block_on([&](Suspend& suspend) {
+        EXPECT_EQ(must(fs_->lookup(suspend, kRootInode, "old")).inode, old);
+        fs_->forget(old, 1);
+    });
+    // Known to fsync(2) still; written again it may take the place.
+    send_fsync(3);
+    EXPECT_EQ(receive().header.error, -EIO);
+    send_write(4, kFileBytes, 'm');
+    EXPECT_EQ(receive().header.error, -EIO);
+    send(FUSE_RENAME, 5, kRootInode, bytes_of(in) + std::string("file\0old\0", 9));
+    EXPECT_EQ(receive().header.error, 0);
 }
 
 TEST_F(EarlyAnswer, DeletingTheFileWaitsForTheWrite) {
