@@ -1,6 +1,7 @@
 #include "driver/reactor/reactor.h"
 
 #include <poll.h>
+#include <rte_pause.h>
 #include <sched.h>
 #include <time.h>
 
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "driver/reactor/courtesy.h"
 #include "driver/reactor/fiber_scheduler.h"
 #include "driver/reactor/mailbox.h"
 #include "driver/reactor/spin_window.h"
@@ -49,9 +51,11 @@ struct Reactor::State {
     [[nodiscard]] bool must_poll() const;
     [[nodiscard]] bool busy() const;
     bool sleep();
+    void yield_processor();
 
     const ReactorOptions options;
     SpinWindow spin;
+    Courtesy courtesy;
     FiberScheduler scheduler;
     Mailbox mailbox;
     TimerHeap timers;
@@ -81,8 +85,7 @@ void Reactor::State::run_until(const bool& done) {
             continue;
         } else if (const std::uint64_t idle_ns = now_ns - last_work_ns;
                    idle_ns < spin.ns() || (idle_ns < spin.most_ns() && busy())) {
-            // To whoever waits for this processor: often what the device's answer goes through.
-            ::sched_yield();
+            yield_processor();
         } else {
             const bool woken = sleep();
             const std::uint64_t awake_ns = read_clock();
@@ -123,6 +126,16 @@ bool Reactor::State::poll_pollers() {
     asking_pollers = false;
     if (removed) std::erase(pollers, nullptr);
     return worked;
+}
+
+void Reactor::State::yield_processor() {
+    if (!courtesy.yields(now_ns)) {
+        rte_pause();
+        return;
+    }
+    const std::uint64_t begin_ns = clock_ns();
+    ::sched_yield();
+    courtesy.yielded(begin_ns, clock_ns() - begin_ns);
 }
 
 bool Reactor::State::must_poll() const {
@@ -228,6 +241,9 @@ void Reactor::block_on_fiber(FiberFunction function) {
     });
     state_->run_until(done);
 }
+
+void Reactor::yield_processor() { state_->yield_processor(); }
+bool Reactor::yields_processor() const { return state_->courtesy.yields(state_->now_ns); }
 
 std::size_t Reactor::live_fibers() const { return state_->scheduler.live(); }
 

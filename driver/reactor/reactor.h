@@ -108,6 +108,12 @@ class Reactor {
         }
     }
 
+    // For pollers that wait for a thread of their own on this processor: lets it in, unless
+    // somebody else was found to keep the processor for long. yields_processor() tells that
+    // beforehand.
+    void yield_processor();
+    [[nodiscard]] bool yields_processor() const;
+
     [[nodiscard]] std::size_t live_fibers() const;
     // Monotonic clock, microseconds; read once per turn of the loop while the reactor runs.
     [[nodiscard]] std::uint64_t now_us() const;

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <sched.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -287,7 +286,7 @@ bool FileMedium::queue_flush(MediumOperation& operation) {
         to_flush_.push_back(&operation);
     } else {
         flushing_.push_back(&operation);
-        flusher_->start();
+        flusher_->start(reactor_.yields_processor());
     }
     return true;
 }
@@ -295,11 +294,10 @@ bool FileMedium::queue_flush(MediumOperation& operation) {
 bool FileMedium::take_flushed() {
     int result = 0;
     if (flusher_ == nullptr || !flusher_->running()) return false;
-    // The thread is on this processor.
-    ::sched_yield();
+    reactor_.yield_processor();  // the thread may wait for it
     if (!flusher_->take(result)) return false;
     std::vector<MediumOperation*> flushed = std::exchange(flushing_, std::exchange(to_flush_, {}));
-    if (!flushing_.empty()) flusher_->start();
+    if (!flushing_.empty()) flusher_->start(reactor_.yields_processor());
     for (MediumOperation* operation : flushed) ended(*operation, result);
     return true;
 }

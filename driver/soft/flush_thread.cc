@@ -34,7 +34,9 @@ Result<std::unique_ptr<FlushThread>> FlushThread::create(int descriptor,
 }
 
 FlushThread::FlushThread(int descriptor, std::function<void()> ended)
-    : descriptor_(descriptor), ended_(std::move(ended)) {}
+    : descriptor_(descriptor), ended_(std::move(ended)) {
+    (void)sched_getaffinity(0, sizeof(everywhere_), &everywhere_);
+}
 
 FlushThread::~FlushThread() {
     if (!thread_.joinable()) return;
@@ -44,10 +46,10 @@ FlushThread::~FlushThread() {
     thread_.join();
 }
 
-void FlushThread::start() {
+void FlushThread::start(bool near) {
     CHECK(!running_);
     running_ = true;
-    stay_near();
+    move(near);
     // Stores before notify_one() are in the one order of all: it looks whether anyone waits, and
     // libstdc++ has no fence of its own between the two.
     state_.store(kAsked);
@@ -66,14 +68,15 @@ void FlushThread::wait() const {
 }
 
 // A hint: where it is refused the flush takes longer, no more.
-void FlushThread::stay_near() {
-    const int processor = ::sched_getcpu();
-    if (processor == processor_ || processor < 0 || processor >= CPU_SETSIZE) return;
+void FlushThread::move(bool near) {
+    const int processor = near ? ::sched_getcpu() : -1;
+    if (processor == processor_ || processor >= CPU_SETSIZE) return;
     processor_ = processor;
-    cpu_set_t processors;
-    CPU_ZERO(&processors);
-    CPU_SET(processor, &processors);
-    (void)pthread_setaffinity_np(thread_.native_handle(), sizeof(processors), &processors);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    if (processor >= 0) CPU_SET(processor, &one);
+    (void)pthread_setaffinity_np(thread_.native_handle(), sizeof(cpu_set_t),
+                                 processor >= 0 ? &one : &everywhere_);
 }
 
 void FlushThread::serve() {

@@ -5,6 +5,8 @@
 // the flush of a fast device; this thread stays on its owner's processor, which the owner yields
 // while it waits. start(), take() and wait() by one thread, the owner.
 
+#include <sched.h>
+
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -26,8 +28,9 @@ class FlushThread {
 
     // From start() until take() has said that it ended.
     [[nodiscard]] bool running() const { return running_; }
-    // Covers every write that has ended before. REQUIRES !running().
-    void start();
+    // Covers every write that has ended before. near: the owner yields its processor, so the thread
+    // is to be there; else anywhere. REQUIRES !running().
+    void start(bool near);
     // True once, when the flush has ended: result is then 0 or -errno.
     bool take(int& result);
     // Blocks until take() will be true, or nothing runs.
@@ -36,7 +39,7 @@ class FlushThread {
   private:
     FlushThread(int descriptor, std::function<void()> ended);
     void serve();
-    void stay_near();
+    void move(bool near);
 
     enum State : int { kIdle, kAsked, kEnded, kStop };
 
@@ -46,6 +49,7 @@ class FlushThread {
     int result_ = 0;  // of the flush that ended; handed over by state_
     bool running_ = false;
     int processor_ = -1;  // where the thread runs; -1: anywhere
+    cpu_set_t everywhere_{};
     std::thread thread_;
 };
 

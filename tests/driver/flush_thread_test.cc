@@ -33,7 +33,7 @@ TEST_F(FlushThreadTest, EachFlushEndsOnceAndIsToldOf) {
     for (int i = 1; i <= 100; ++i) {
         int result = -1;
         EXPECT_FALSE(flusher->take(result)) << "nothing was started";
-        flusher->start();
+        flusher->start(i % 2 == 0);
         EXPECT_TRUE(flusher->running());
         flusher->wait();
         ASSERT_TRUE(flusher->take(result));
@@ -49,7 +49,7 @@ TEST_F(FlushThreadTest, AnErrorIsItsResult) {
     {
         auto flusher = FlushThread::create(pipe[1], [] {}).value();
         for (int i = 0; i < 2; ++i) {
-            flusher->start();
+            flusher->start(true);
             flusher->wait();
             int result = 0;
             ASSERT_TRUE(flusher->take(result));
@@ -63,7 +63,7 @@ TEST_F(FlushThreadTest, AnErrorIsItsResult) {
 TEST_F(FlushThreadTest, EndsWithAFlushUnderWay) {
     for (int i = 0; i < 100; ++i) {
         auto flusher = FlushThread::create(file, [this] { ++ended; }).value();
-        flusher->start();
+        flusher->start(false);
     }
     EXPECT_EQ(ended, 100) << "destroyed before the flush was over";
 }

@@ -1,4 +1,5 @@
 #include "driver/reactor/reactor.h"
+#include "driver/reactor/courtesy.h"
 #include "driver/reactor/spin_window.h"
 
 #include <gtest/gtest.h>
@@ -516,6 +517,17 @@ TEST(ReactorDeathTest, BlockOnWithinTheLoopIsRefused) {
             reactor.block_on([&](Suspend&) { reactor.block_on([](Suspend&) {}); });
         },
         "internal error");
+}
+
+TEST(Courtesy, YieldsUntilSomebodyKeepsTheProcessorAndAgainLater) {
+    Courtesy courtesy;
+    EXPECT_TRUE(courtesy.yields(1'000));
+    courtesy.yielded(1'000, 5'000);  // a kernel thread had something to do
+    EXPECT_TRUE(courtesy.yields(6'000));
+    courtesy.yielded(6'000, 3'000'000);  // a time slice
+    EXPECT_FALSE(courtesy.yields(3'006'000));
+    EXPECT_FALSE(courtesy.yields(103'006'000));
+    EXPECT_TRUE(courtesy.yields(1'003'006'000));
 }
 
 }  // namespace
