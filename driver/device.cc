@@ -1,5 +1,7 @@
 #include "driver/device.h"
 
+#include <unistd.h>
+
 #include "driver/base/check.h"
 #include "driver/device_name.h"
 #include "driver/nvme_device.h"
@@ -13,6 +15,14 @@ namespace blobfs::driver {
 namespace {
 
 constexpr std::uint32_t kSoftwareTimeoutMs = 600'000;
+
+// A device larger than the memory there is will be used here and there: in small pieces, or it
+// would take much more than what is written.
+bool suits_huge_pages(std::uint64_t bytes) {
+    const long pages = ::sysconf(_SC_PHYS_PAGES), page_bytes = ::sysconf(_SC_PAGESIZE);
+    if (pages <= 0 || page_bytes <= 0) return false;
+    return bytes <= static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes) / 2;
+}
 
 }  // namespace
 
@@ -28,9 +38,11 @@ Result<std::unique_ptr<Device>> Device::open(Suspend& suspend, const std::string
             return NvmeDevice::open(suspend, std::move(transport), wanted);
         }
         case DeviceName::Kind::kMemory: {
-            TRY_ASSIGN(
-                std::unique_ptr<MemoryMedium> medium,
-                MemoryMedium::create({.bytes = parsed.bytes, .read_only = options.read_only}));
+            TRY_ASSIGN(std::unique_ptr<MemoryMedium> medium,
+                       MemoryMedium::create({.bytes = parsed.bytes,
+                                             .read_only = options.read_only,
+                                             .at_once = options.at_once,
+                                             .huge_pages = suits_huge_pages(parsed.bytes)}));
             return open(suspend, std::move(medium), options);
         }
         case DeviceName::Kind::kFile:
@@ -117,8 +129,8 @@ void Device::Batch::deallocate(std::uint64_t offset, std::uint64_t bytes) {
 }
 
 Result<void> Device::Batch::wait(Suspend& suspend) {
+    if (in_flight_ != 0) device_.send();
     if (in_flight_ != 0) {
-        device_.send();
         waiter_ = &suspend.current();
         while (in_flight_ != 0) suspend.park();
         waiter_ = nullptr;

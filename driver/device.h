@@ -27,6 +27,9 @@ struct DeviceOptions {
     std::uint16_t io_queues = 1;      // this one and those that join() may take; may become fewer
     std::uint32_t namespace_id = 1;
     std::uint64_t create_size = 0;  // file: make it, or grow it, to this size in bytes; 0: do not
+    // Memory: a transfer has ended when the call returns that starts it, mostly. False: in the
+    // reactor's next turn, as others do. Tests of what happens meanwhile.
+    bool at_once = true;
     std::uint32_t lock_wait_ms = 3000;  // a file in use: how long to wait for its lock
     // How long a command may take before it is aborted. 0: 30 s for a controller of its own, 10
     // minutes for files and memory, where a flush may take long and the kernel has timeouts too.
@@ -70,9 +73,10 @@ class Device {
     // of the lock. Called once, before destruction.
     virtual Result<void> close(Suspend& suspend) = 0;
 
-    // From now on every transfer fails with kIo and nothing new goes to the device: for a filesystem
-    // that stops at once, come what may. Suspends until what was started before has ended, a few
-    // seconds at most. close() is still to be called. Of the device that was opened first.
+    // From now on every transfer fails with kIo and nothing new goes to the device: for a
+    // filesystem that stops at once, come what may. Suspends until what was started before has
+    // ended, a few seconds at most. close() is still to be called. Of the device that was opened
+    // first.
     virtual void fence(Suspend& suspend) = 0;
 
     [[nodiscard]] virtual const DeviceProperties& properties() const = 0;
@@ -146,7 +150,8 @@ class Device {
     using Ended = void (*)(void* context, const Error* error, std::uint32_t result);
     // Starts it and returns; ended() is called later, or before start() returns.
     virtual void start(const Transfer& transfer, Ended ended, void* context) = 0;
-    // What has been started goes out now rather than at the reactor's next turn.
+    // What has been started goes out now rather than at the reactor's next turn; it may have ended
+    // when that returns.
     virtual void send() = 0;
 };
 

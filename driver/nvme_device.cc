@@ -64,6 +64,8 @@ Result<std::unique_ptr<Device>> NvmeDevice::open(Suspend& suspend,
     std::unique_ptr<NvmeDevice> device(
         new NvmeDevice(suspend.reactor(), std::move(opened), **space, options));
     suspend.reactor().add_poller(*device);
+    nvme::Transport& reached = device->controller_->transport();
+    if (reached.at_once()) device->set_at_once(&reached);
     device->check_idle_controller();
     return device;
 }
@@ -90,7 +92,10 @@ Result<void> NvmeDevice::close(Suspend& suspend) {
     return result;
 }
 
-bool NvmeDevice::poll() { return controller_->poll(reactor_.now_us()); }
+bool NvmeDevice::poll() {
+    begin_turn();
+    return controller_->poll(reactor_.now_us());
+}
 
 bool NvmeDevice::needs_polling() const {
     return controller_->busy() && controller_->transport().wake_descriptor() < 0;

@@ -90,12 +90,20 @@ void QueueDevice::start(const Transfer& transfer, Ended ended, void* context) {
     queue_.submit(space_, command, ended, context);
 }
 
+void QueueDevice::send() {
+    queue_.ring();
+    if (at_once_ == nullptr || at_once_left_ == 0) return;
+    --at_once_left_;
+    at_once_->work_now();
+    queue_.take_completed();
+}
+
 Result<void> QueueDevice::perform(Suspend& suspend, const Transfer& transfer) {
     Call call;
     start(transfer, Call::ended, &call);
+    // Alone on the device, nothing is gained by waiting for others to share a doorbell.
+    if (!call.done && (at_once_ != nullptr || queue_.in_hardware() == 1)) send();
     if (!call.done) {
-        // Alone on the device, nothing is gained by waiting for others to share a doorbell.
-        if (queue_.in_hardware() == 1) queue_.ring();
         call.fiber = &suspend.current();
         while (!call.done) suspend.park();
     }

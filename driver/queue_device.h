@@ -35,6 +35,12 @@ class QueueDevice : public Device {
         : queue_(queue), space_(space), properties_(properties) {}
 
     [[nodiscard]] bool closed() const { return closed_; }
+    // The transport, where commands end when they are rung and that is this thread's: who waits for
+    // one then has the controller carry it out, up to kAtOncePerTurn times in a turn of the
+    // reactor. begin_turn() starts a new one.
+    void set_at_once(nvme::Transport* transport) { at_once_ = transport; }
+    void begin_turn() { at_once_left_ = kAtOncePerTurn; }
+
     // From now on every call fails.
     void set_closed() { closed_ = true; }
 
@@ -42,12 +48,18 @@ class QueueDevice : public Device {
     struct Call;
 
     void start(const Transfer& transfer, Ended ended, void* context) final;
-    void send() final { queue_.ring(); }
+    void send() final;
     Result<void> perform(Suspend& suspend, const Transfer& transfer);
     Result<void> write_zero_buffer(Suspend& suspend, std::uint64_t offset, std::uint64_t bytes);
 
+    // Enough for a turn's requests; few enough that a fiber which reads one page after another does
+    // not keep the others, and the timers, waiting.
+    static constexpr unsigned kAtOncePerTurn = 16;
+
     nvme::QueuePair& queue_;
     const nvme::Namespace& space_;
+    nvme::Transport* at_once_ = nullptr;
+    unsigned at_once_left_ = kAtOncePerTurn;
     DeviceProperties properties_;
     Statistics statistics_;
     DmaBuffer zeroes_;

@@ -289,8 +289,13 @@ bool QueuePair::poll(std::uint64_t now_us) {
     return worked;
 }
 
+void QueuePair::take_completed() {
+    if (active_ != 0 && !frozen_ && !taking_) reap();
+}
+
 bool QueuePair::reap() {
     bool any = false;
+    taking_ = true;
     // A callback may end with this queue frozen or failed: then its memory is no longer read.
     while (!frozen_ && !failed_) {
         volatile CompletionEntry& slot = completion_[head_];
@@ -311,6 +316,7 @@ bool QueuePair::reap() {
         any = true;
         complete(entry);
     }
+    taking_ = false;
     // One doorbell for all: gives the slots back to the controller, after they have been read.
     if (any && !failed_) completion_bell_.ring(head_);
     return any;

@@ -82,6 +82,8 @@ class QueuePair {
 
     // Tells the controller of all commands put into the queue since the last time.
     void ring();
+    // Takes what has completed and calls callbacks, as poll() does; nothing when called from one.
+    void take_completed();
     // Rings, takes what has completed, calls callbacks, moves queued requests on, looks after
     // timeouts. now_us: a monotonic clock. True when there was something.
     bool poll(std::uint64_t now_us);
@@ -171,6 +173,7 @@ class QueuePair {
     std::vector<Request*> delayed_;  // waiting for a retry delay to pass
     std::size_t in_flight_ = 0;
 
+    bool taking_ = false;  // a callback is being called
     bool frozen_ = false;
     bool failed_ = false;
     Error failure_{};

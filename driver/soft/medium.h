@@ -72,6 +72,9 @@ class Medium {
     }
     // Operations that have been started and have not ended.
     [[nodiscard]] virtual std::size_t in_flight() const = 0;
+    // Every operation ends within start(), and who waits for one need not wait for a turn of the
+    // reactor.
+    [[nodiscard]] virtual bool at_once() const { return false; }
     // Readable when poll() may find something, or -1.
     [[nodiscard]] virtual int wake_descriptor() const { return -1; }
     // The device has vanished: registers read all ones, nothing is answered any more.

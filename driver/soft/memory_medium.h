@@ -15,6 +15,8 @@ struct MemoryMediumOptions {
     std::uint32_t lba_bytes = 512;
     bool volatile_write_cache = false;  // only announced: the memory itself has none
     bool read_only = false;
+    bool at_once = false;     // Medium::at_once()
+    bool huge_pages = false;  // takes space in the system's large pages, where it can
 };
 
 class MemoryMedium final : public Medium {
@@ -26,6 +28,7 @@ class MemoryMedium final : public Medium {
     [[nodiscard]] const MediumProperties& properties() const override { return properties_; }
     void start(MediumOperation& operation) override;
     [[nodiscard]] std::size_t in_flight() const override { return 0; }
+    [[nodiscard]] bool at_once() const override { return at_once_; }
 
     // The contents, for tests.
     [[nodiscard]] std::byte* data() const { return data_; }
@@ -34,6 +37,7 @@ class MemoryMedium final : public Medium {
     MemoryMedium(const MemoryMediumOptions& options, std::byte* data);
 
     MediumProperties properties_;
+    bool at_once_;
     std::byte* data_;
 };
 

@@ -58,7 +58,7 @@ class SoftwareController final : public Poller {
     [[nodiscard]] bool busy() const override;
     [[nodiscard]] int wake_descriptor() const override { return medium_->wake_descriptor(); }
 
-    [[nodiscard]] Medium& medium() { return *medium_; }
+    [[nodiscard]] Medium& medium() const { return *medium_; }
     // What Identify and SMART say from now on. Tests of what a host does about it.
     struct Condition {
         std::uint8_t critical_warning = 0;
@@ -165,6 +165,8 @@ class SoftwareTransport final : public nvme::Transport {
     [[nodiscard]] volatile std::uint32_t* doorbell(std::uint32_t offset) override;
     [[nodiscard]] int wake_descriptor() const override { return controller_.wake_descriptor(); }
     void rung_from_elsewhere() override { reactor_.notify(); }
+    [[nodiscard]] bool at_once() const override { return controller_.medium().at_once(); }
+    void work_now() override { controller_.poll(); }
     bool notify_of_completions(std::uint16_t queue_id, Reactor* reactor) override {
         controller_.notify_of_completions(queue_id, reactor);
         return true;

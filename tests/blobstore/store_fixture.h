@@ -37,7 +37,7 @@ class StoreFixture {
         : reactor(reactor_options), options(open) {
         must(driver::start_environment({.memory_bytes = std::size_t{768} << 20}));
         reactor.block_on([&](Suspend& suspend) {
-            device = must(Device::open(suspend, device_name));
+            device = must(Device::open(suspend, device_name, {.at_once = false}));
             must(Blobstore::format(suspend, *device, format));
             store = must(Blobstore::open(suspend, *device, options));
         });

@@ -163,6 +163,28 @@ TEST_F(DeviceTest, MemoryHoldsWhatWasWritten) {
     ASSERT_TRUE(reactor.block_on([&](Suspend& suspend) { return (*opened)->close(suspend); }));
 }
 
+TEST_F(DeviceTest, MemoryAnswersAtOnceButNotForEver) {
+    for (const bool at_once : {true, false}) {
+        Result<std::unique_ptr<Device>> opened = open("mem:32MiB", {.at_once = at_once});
+        ASSERT_TRUE(opened);
+        reactor.block_on([&](Suspend& suspend) {
+            DmaBuffer buffer = DmaBuffer::allocate(8192).value();
+            bool other_ran = false;
+            suspend.yield();  // a turn of its own
+            suspend.reactor().spawn([&](Suspend&) { other_ran = true; });
+            ASSERT_TRUE((*opened)->write(suspend, 4096, buffer.span()));
+            Device::Batch batch(**opened);
+            batch.read(0, buffer.span().first(4096));
+            batch.read(8192, buffer.span().subspan(4096));
+            ASSERT_TRUE(batch.wait(suspend));
+            EXPECT_EQ(other_ran, !at_once);
+            for (int i = 0; i < 100; ++i) ASSERT_TRUE((*opened)->read(suspend, 0, buffer.span()));
+            EXPECT_TRUE(other_ran) << "who reads on and on lets others run";
+        });
+        ASSERT_TRUE(reactor.block_on([&](Suspend& suspend) { return (*opened)->close(suspend); }));
+    }
+}
+
 TEST_F(DeviceTest, FileHoldsWhatWasWritten) {
     ScratchFile file("model");
     DeviceOptions options;
