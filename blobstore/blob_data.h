@@ -18,7 +18,8 @@ struct BlobWrite {
 // Writes data of a blob that is not inline; mapping and size changes go into the transaction.
 // REQUIRES the exclusive lock of the clusters touched; takes its mapping when that changes.
 Result<void> write_extents(Suspend& suspend, Blobstore::State& store, const BlobWrite& write,
-                           BlobLock& lock, Transaction::State& transaction);
+                           BlobLock& lock, Transaction::State& transaction,
+                           Extent* in_place = nullptr);
 
 // Zeroes what lies between the end of the blob and `limit` (bytes) in its last cluster, if that is
 // mapped and written: bytes of appends that were never committed may be there, and a blob that

@@ -31,17 +31,29 @@ void BlobLock::release() {
     if (range_->exclusive) --entry_->exclusives;
     locks_->spare_.splice(locks_->spare_.begin(), entry_->ranges, range_);
     BlobLocks::grant(*entry_);
-    if (--entry_->users == 0) locks_->blobs_.erase(value(blob_));
+    locks_->leave(blob_, *entry_);
     locks_ = nullptr;
     entry_ = nullptr;
     mapping_ = false;
 }
 
-BlobLock BlobLocks::lock(driver::Suspend& suspend, BlobId blob, std::uint64_t first,
-                         std::uint64_t end, Mode mode) {
+Blob& BlobLocks::entry(BlobId blob) {
+    if (last_ != nullptr && last_id_ == blob) return *last_;
+    if (last_ != nullptr && last_->users == 0) blobs_.erase(value(last_id_));
     auto& slot = blobs_[value(blob)];
     if (slot == nullptr) slot = std::make_unique<Blob>();
-    Blob& entry = *slot;
+    last_id_ = blob;
+    last_ = slot.get();
+    return *last_;
+}
+
+void BlobLocks::leave(BlobId blob, Blob& entry) {
+    if (--entry.users == 0 && &entry != last_) blobs_.erase(value(blob));
+}
+
+BlobLock BlobLocks::lock(driver::Suspend& suspend, BlobId blob, std::uint64_t first,
+                         std::uint64_t end, Mode mode) {
+    Blob& entry = this->entry(blob);
     ++entry.users;
     if (spare_.empty()) spare_.emplace_back();
     const auto range = spare_.begin();

@@ -26,7 +26,7 @@ struct Range {
     driver::Fiber* waiter;
 };
 struct Blob {
-    std::list<Range> ranges;  // in order of arrival
+    std::list<Range> ranges;     // in order of arrival
     std::size_t waiting = 0;     // ranges that are not granted
     std::size_t exclusives = 0;  // ranges that are exclusive
     driver::FiberMutex mapping;
@@ -66,16 +66,24 @@ class BlobLocks {
     // is not released.
     BlobLock lock(driver::Suspend& suspend, BlobId blob, std::uint64_t first, std::uint64_t end,
                   Mode mode);
-    [[nodiscard]] bool idle() const { return blobs_.empty(); }
+    [[nodiscard]] bool idle() const {
+        return blobs_.empty() || (blobs_.size() == 1 && last_ != nullptr && last_->users == 0);
+    }
 
   private:
     friend class BlobLock;
     using Ranges = std::list<blob_lock_internal::Range>;
     static bool conflicts(const blob_lock_internal::Blob& blob, Ranges::const_iterator range);
     static void grant(blob_lock_internal::Blob& blob);
+    blob_lock_internal::Blob& entry(BlobId blob);
+    void leave(BlobId blob, blob_lock_internal::Blob& entry);
 
     absl::flat_hash_map<std::uint64_t, std::unique_ptr<blob_lock_internal::Blob>> blobs_;
     Ranges spare_;  // list nodes that were used before
+    // The blob that was asked for last; it stays in the map without users, as it is mostly the next
+    // one, too.
+    BlobId last_id_{};
+    blob_lock_internal::Blob* last_ = nullptr;
 };
 
 }  // namespace blobfs::blobstore

@@ -34,6 +34,8 @@ class DataWriter {
     using UnderWay = std::optional<absl::FunctionRef<void(bool)>>;
     Result<void> run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
                      UnderWay under_way);
+    // The extent that holds all of it, when it was overwritten in place.
+    [[nodiscard]] const Extent* in_place() const;
 
   private:
     // Where a part of the range goes, and what surrounds the new bytes in it.
@@ -252,12 +254,24 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
     return {};
 }
 
+const Extent* DataWriter::in_place() const {
+    if (segments_.size() != 1 || segments_.front().remapped) return nullptr;
+    const auto whole = std::ranges::find_if(existing_, [&](const Extent& extent) {
+        return extent.first <= range_.first && range_.end <= extent.end();
+    });
+    return whole == existing_.end() ? nullptr : &*whole;
+}
+
 }  // namespace
 
 Result<void> write_extents(Suspend& suspend, Blobstore::State& store, const BlobWrite& write,
-                           BlobLock& lock, Transaction::State& transaction) {
+                           BlobLock& lock, Transaction::State& transaction, Extent* in_place) {
     DataWriter writer(store, write.blob, write.offset, write.from, write.blob_size);
-    return writer.run(suspend, lock, transaction, write.under_way);
+    TRY(writer.run(suspend, lock, transaction, write.under_way));
+    if (const Extent* extent = writer.in_place(); extent != nullptr && in_place != nullptr) {
+        *in_place = *extent;
+    }
+    return {};
 }
 
 Result<void> zero_behind_end(Suspend& suspend, Blobstore::State& store, const BlobWrite& end,
@@ -343,6 +357,7 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
     std::uint64_t locked_from = round_down(offset, cluster);
     bool whole = false;
     for (;;) {
+        const std::uint64_t drops = store.hints.drops();
         TRY_ASSIGN(const StoredAttributes attributes, store.load_attributes(suspend, blob));
         const BlobWrite write{.blob = blob,
                               .offset = offset,
@@ -366,7 +381,12 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
             TRY(zero_behind_end(suspend, store, write, offset, lock));
         }
         if (!is_inline && !stays_small) {
-            status = write_extents(suspend, store, write, lock, transaction.state());
+            Extent extent;
+            status = write_extents(suspend, store, write, lock, transaction.state(), &extent);
+            if (status && extent.blocks != 0 && end <= attributes.head.size) {
+                store.hints.set(
+                    {.blob = value(blob), .size = attributes.head.size, .extent = extent}, drops);
+            }
         } else if (!whole) {
             // Small data is one value in the tree: lock all of the blob and look again.
             lock.release();
@@ -384,6 +404,40 @@ Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offse
         transaction.state().locks.push_back(std::move(lock));
         return {};
     }
+}
+
+Result<bool> Blobstore::overwrite(Suspend& suspend, BlobId blob, std::uint64_t offset,
+                                  ConstDmaSpan from) {
+    State& store = *state_;
+    const std::uint64_t lba = store.device.properties().lba_bytes;
+    const bool aligned = ((offset | from.size()) & (lba - 1)) == 0 &&
+                         reinterpret_cast<std::uintptr_t>(from.data()) % kMemoryAlignment == 0;
+    if (!aligned || from.empty() || store.read_only || store.hints.find(blob) == nullptr) {
+        return false;
+    }
+    const std::uint64_t end = offset + from.size();
+    const std::uint64_t cluster = store.superblock.cluster_bytes;
+    const auto covers = [&](const ReadHints::Hint* hint) {
+        return hint != nullptr && offset < end && end <= hint->size && !hint->extent.shared() &&
+               offset >= hint->extent.first * kBlockBytes &&
+               end <= hint->extent.end() * kBlockBytes;
+    };
+    // Without the lock first, as that is all where it does not lie there.
+    if (!covers(store.hints.find(blob))) return false;
+    TRY_ASSIGN(const BlobLock lock, store.lock_to_change(suspend, blob, round_down(offset, cluster),
+                                                         round_up(end, cluster)));
+    // With it what the hint says of the range stays true until the data is there, as in read().
+    const ReadHints::Hint* const hint = store.hints.find(blob);
+    if (!covers(hint) || store.read_only) return false;
+    const std::uint64_t at =
+        hint->extent.device * kBlockBytes + (offset - hint->extent.first * kBlockBytes);
+    WrittenData written(store.log.copy_limit());
+    written.add(at, from);
+    const Result<void> status = store.device.write(suspend, at, from);
+    if (!status) written.drop_copies();
+    store.log.note_data_written(std::move(written), true);
+    TRY(status);
+    return true;
 }
 
 }  // namespace blobfs::blobstore

@@ -162,6 +162,10 @@ class Blobstore {
     Result<void> write(Suspend& suspend, BlobId blob, std::uint64_t offset, ConstDmaSpan from,
                        Transaction& transaction,
                        std::optional<absl::FunctionRef<void(bool)>> under_way = std::nullopt);
+    // write() where nothing but data changes and its place is known from reading or writing
+    // nearby: overwrites it in place, without a transaction. False, and nothing has happened, when
+    // that is not so.
+    Result<bool> overwrite(Suspend& suspend, BlobId blob, std::uint64_t offset, ConstDmaSpan from);
     // Sets the size; what is cut off is freed, what is added reads as zeroes. Atomic whatever the
     // number of extents (the rest is freed by the orphan machinery).
     Result<void> truncate(Suspend& suspend, BlobId blob, std::uint64_t size,

@@ -1,8 +1,8 @@
 #pragma once
 
-// What reads of a blob found last, so that the next one need not search the tree: its size and an
-// extent. A commit that touches anything of the blob drops it. Private to the blobstore. Reactor
-// thread.
+// What reads of a blob found last, or writes that changed nothing but data, so that the next one
+// need not search the tree: its size and an extent. A commit that touches anything of the blob
+// drops it. Private to the blobstore. Reactor thread.
 
 #include <array>
 #include <cstdint>

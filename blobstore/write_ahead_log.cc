@@ -367,6 +367,8 @@ Result<void> WriteAheadLog::State::make_data_durable(Suspend& suspend, Unflushed
 
 UnflushedData::Note WriteAheadLog::note_data_written(WrittenData written, bool loggable) {
     State& s = *state_;
+    // Without a cache that may lose it all is durable when it is written, and the log carries none.
+    if (!s.device.properties().volatile_write_cache) return s.data.noted();
     const bool over_logged = std::ranges::any_of(
         written.ranges(), [&](const ByteRange& range) { return s.overwrites_logged(range); });
     return s.data.note(std::move(written), loggable, over_logged);

@@ -109,9 +109,16 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
         told = true;
         (*options.under_way)(remapped && inode->block.nlink != 0);
     };
-    TRY_ASSIGN(const Written done,
-               write_fitting(suspend, state, *inode, offset, from,
-                             options.under_way ? UnderWay(tell) : std::nullopt));
+    Written done{.bytes = from.size()};
+    // Who wants to be told early mostly changes more than data.
+    bool overwritten = false;
+    if (!options.under_way) {
+        TRY_ASSIGN(overwritten, state.store->overwrite(suspend, to_blob(number), offset, from));
+    }
+    if (!overwritten) {
+        TRY_ASSIGN(done, write_fitting(suspend, state, *inode, offset, from,
+                                       options.under_way ? UnderWay(tell) : std::nullopt));
+    }
     // The kernel takes a short count from its cache for all of it: what does not fit would be lost,
     // and the next fsync would not tell.
     if (options.whole && done.bytes < from.size()) {

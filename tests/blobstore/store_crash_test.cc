@@ -230,10 +230,14 @@ void Workload::write(Suspend& suspend, std::uint64_t id, std::uint64_t first,
             {.write = write, .issued_at = medium->journal().size(), .synced_at = kNever});
     }
     Transaction transaction;
-    if (full(store_->write(suspend, BlobId{id}, first * kSector,
-                           data.span().first(sectors * kSector), transaction))) {
-        return refuse(id);
-    }
+    const ConstDmaSpan from = data.span().first(sectors * kSector);
+    const auto put = [&]() -> Result<void> {
+        TRY_ASSIGN(const bool overwritten,
+                   store_->overwrite(suspend, BlobId{id}, first * kSector, from));
+        if (overwritten) return {};
+        return store_->write(suspend, BlobId{id}, first * kSector, from, transaction);
+    };
+    if (full(put())) return refuse(id);
     version.size = std::max(version.size, (first + sectors) * kSector);
     commit_change(suspend, id, version, transaction);
 }

@@ -32,10 +32,12 @@ class Actor {
   public:
     Actor(StoreFixture& fixture, std::uint64_t seed) : fixture_(fixture), random_(seed) {
         buffer_ = must(driver::DmaBuffer::allocate(1 << 20));
+        place_ = must(driver::DmaBuffer::allocate(4096));
     }
 
     void step(Suspend& suspend);
     void verify(Suspend& suspend);
+    [[nodiscard]] std::uint64_t overwritten() const { return overwritten_; }
 
   private:
     Blobstore& store() { return *fixture_.store; }
@@ -89,8 +91,9 @@ class Actor {
 
     StoreFixture& fixture_;
     std::mt19937_64 random_;
-    driver::DmaBuffer buffer_;
+    driver::DmaBuffer buffer_, place_;
     std::map<BlobId, ModelBlob> blobs_;
+    std::uint64_t overwritten_ = 0;  // times, in place
 };
 
 void Actor::create(Suspend& suspend) {
@@ -116,10 +119,24 @@ void Actor::remove(Suspend& suspend) {
 
 void Actor::write(Suspend& suspend) {
     auto& [blob, model] = *any();
-    const std::uint64_t at = offset();
-    const std::string text = bytes(length());
+    std::uint64_t at = offset(), n = length();
     const std::size_t shift = below(3) == 0 ? below(64) : 0;
+    if (below(2) == 0) {
+        at -= at % 512;  // whole sectors: what is overwritten in place may be so at once
+        n = (n + 511) / 512 * 512;
+    }
+    const std::string text = bytes(n);
     std::memcpy(buffer_.data() + shift, text.data(), text.size());
+    if (below(2) == 0) {  // it is known then where that is
+        (void)must(store().read(suspend, blob, at - at % 4096, place_.span()));
+    }
+    if (below(2) == 0 &&
+        must(store().overwrite(suspend, blob, at, buffer_.span().subspan(shift, text.size())))) {
+        ASSERT_LE(at + text.size(), model.data.size());
+        model.data.replace(at, text.size(), text);
+        ++overwritten_;
+        return;
+    }
     Transaction transaction;
     must(store().write(suspend, blob, at, buffer_.span().subspan(shift, text.size()), transaction));
     if (below(2) == 0) {
@@ -309,6 +326,9 @@ TEST_P(BlobstoreModel, RandomOperationsEqualTheModelAcrossReopening) {
         });
         done += round * kActors;
     }
+    std::uint64_t overwritten = 0;
+    for (const auto& actor : actors) overwritten += actor->overwritten();
+    EXPECT_GT(overwritten, 0U);
 }
 
 INSTANTIATE_TEST_SUITE_P(Geometries, BlobstoreModel,

@@ -101,6 +101,77 @@ TEST(Blobstore, ReadsDoNotGoByWhatIsNoLongerSo) {
     });
 }
 
+// Nor do writes, which would change what is another blob's by now.
+TEST(Blobstore, OverwritesInPlaceOnlyWhereItsDataIs) {
+    StoreFixture fixture;
+    fixture.run([&](Suspend& suspend) {
+        Blobstore& store = *fixture.store;
+        const BlobId blob = create(suspend, store);
+        const auto ones = filled(65536, 1);
+        const auto twos = filled(65536, 2);
+        const auto into = filled(65536, 0);
+        const auto overwrite = [&](std::uint64_t offset, std::size_t bytes, std::size_t skew = 0) {
+            return must(store.overwrite(suspend, blob, offset, twos.span().subspan(skew, bytes)));
+        };
+        const auto byte_at = [&](std::uint64_t offset) {
+            EXPECT_EQ(must(store.read(suspend, blob, offset, into.span().first(1))), 1U);
+            return static_cast<int>(into.data()[0]);
+        };
+        const auto look = [&] {
+            (void)must(store.read(suspend, blob, 0, into.span().first(4096)));
+        };
+        const auto commit = [&](auto&& change) {
+            Transaction transaction;
+            must(change(transaction));
+            must(store.commit(suspend, transaction));
+        };
+
+        must(try_write(suspend, store, blob, 0, ones.span()));
+        EXPECT_FALSE(overwrite(0, 4096)) << "nobody has looked where it is";
+        look();
+        EXPECT_TRUE(overwrite(4096, 8192));
+        EXPECT_EQ(byte_at(4095), 1);
+        EXPECT_EQ(byte_at(4096), 2);
+        EXPECT_EQ(byte_at(12287), 2);
+        EXPECT_EQ(byte_at(12288), 1);
+        EXPECT_TRUE(overwrite(20480, 512)) << "a sector";
+        EXPECT_EQ(byte_at(20991), 2);
+        EXPECT_EQ(byte_at(20992), 1);
+        EXPECT_FALSE(overwrite(24576, 511));
+        EXPECT_FALSE(overwrite(24577, 512));
+        EXPECT_FALSE(overwrite(24576, 512, 1)) << "memory that is not aligned";
+        EXPECT_FALSE(overwrite(24576, 0));
+        EXPECT_FALSE(overwrite(65536 - 4096, 8192)) << "beyond the end";
+        EXPECT_FALSE(overwrite(std::uint64_t{0} - 4096, 4096 * 2)) << "around the end of numbers";
+        EXPECT_EQ(byte_at(24576), 1);
+
+        // A write in place tells as well as a read does.
+        must(try_write(suspend, store, blob, 65536, ones.span()));
+        EXPECT_FALSE(overwrite(0, 4096));
+        must(try_write(suspend, store, blob, 0, ones.span().first(4096)));
+        EXPECT_TRUE(overwrite(0, 4096));
+
+        commit([&](Transaction& t) { return store.truncate(suspend, blob, 100'000, t); });
+        EXPECT_FALSE(overwrite(102'400, 4096));
+        look();
+        EXPECT_FALSE(overwrite(102'400, 4096));
+        EXPECT_FALSE(overwrite(98'304, 4096)) << "its end is within";
+        EXPECT_TRUE(overwrite(94'208, 4096));
+        commit([&](Transaction& t) { return store.deallocate(suspend, blob, 32768, 32768, t); });
+        look();
+        EXPECT_FALSE(overwrite(32768, 4096)) << "a hole";
+        EXPECT_FALSE(overwrite(28672, 8192));
+        EXPECT_EQ(byte_at(32768), 0);
+        commit([&](Transaction& t) { return store.preallocate(suspend, blob, 32768, 32768, t); });
+        look();
+        EXPECT_FALSE(overwrite(32768, 4096)) << "allocated, never written";
+        EXPECT_EQ(byte_at(32768), 0);
+        remove(suspend, store, blob);
+        EXPECT_FALSE(overwrite(0, 4096));
+        fixture.expect_sound(suspend);
+    });
+}
+
 TEST(Blobstore, DropsWhatWasNotSyncedAsOneSuffix) {
     OpenOptions options;
     options.commit_interval_ms = 0;
@@ -116,8 +187,8 @@ TEST(Blobstore, DropsWhatWasNotSyncedAsOneSuffix) {
     });
 }
 
-// A checkpoint is due by the size of the device and of the cache, not by how much of the cache a young
-// store happens to use.
+// A checkpoint is due by the size of the device and of the cache, not by how much of the cache a
+// young store happens to use.
 TEST(Blobstore, CheckpointsAreRareWhileThereIsRoom) {
     OpenOptions options;
     options.commit_interval_ms = 0;

@@ -49,6 +49,8 @@ Result<void> one_io(Suspend& suspend, Run& run, std::uint64_t offset, driver::Dm
         TRY(run.store.read(suspend, run.blob, offset, memory));
         return {};
     }
+    TRY_ASSIGN(const bool overwritten, run.store.overwrite(suspend, run.blob, offset, memory));
+    if (overwritten) return {};
     Transaction transaction;
     TRY(run.store.write(suspend, run.blob, offset, memory, transaction));
     if (!transaction.empty()) TRY(run.store.commit(suspend, transaction));
