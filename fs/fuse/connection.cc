@@ -1,6 +1,7 @@
 #include "fs/fuse/connection.h"
 
 #include <spdlog/spdlog.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -11,6 +12,15 @@
 namespace blobfs::fs::fuse {
 
 namespace {
+
+// The system calls themselves: libc's functions are places where a thread may be cancelled, and in
+// a process of several threads say so with two locked instructions each.
+ssize_t read_from(int descriptor, std::span<std::byte> into) {
+    return ::syscall(SYS_read, descriptor, into.data(), into.size());
+}
+ssize_t write_to(int descriptor, const void* data, std::size_t bytes) {
+    return ::syscall(SYS_write, descriptor, data, bytes);
+}
 
 // The kernel answers ENOENT when the caller was killed meanwhile, and the errors of a connection
 // that has ended; anything else says that a reply of ours was malformed.
@@ -29,7 +39,7 @@ bool is_sent(ssize_t written, const Request& request) {
 Result<Received> Connection::receive(Request& request) const {
     const std::span<std::byte> area = request.receive_area();
     while (true) {
-        const ssize_t bytes = ::read(descriptor_, area.data(), area.size());
+        const ssize_t bytes = read_from(descriptor_, area);
         if (bytes > 0) {
             if (request.received(static_cast<std::size_t>(bytes))) return Received::kRequest;
             return fail(Errc::kIo, "reading a request of the kernel: it is not whole");
@@ -58,14 +68,20 @@ bool Connection::reply(const Request& request, const Reply& reply) const {
         .error = 0,
         .unique = request.header().unique,
     };
+    if (reply.head_bytes == 0 && reply.data.data() == request.data().data()) {
+        // Right before the data, where the arguments were, so that both are one piece.
+        std::byte* const begin = request.data().data() - sizeof(header);
+        std::memcpy(begin, &header, sizeof(header));
+        return is_sent(write_to(descriptor_, begin, header.len), request);
+    }
     std::memcpy(request.reply_area(), &header, sizeof(header));
     if (reply.data.empty()) {
-        return is_sent(::write(descriptor_, request.reply_area(), head_bytes), request);
+        return is_sent(write_to(descriptor_, request.reply_area(), head_bytes), request);
     }
     const std::array<iovec, 2> parts{
         iovec{.iov_base = request.reply_area(), .iov_len = head_bytes},
         iovec{.iov_base = const_cast<std::byte*>(reply.data.data()), .iov_len = reply.data.size()}};
-    return is_sent(::writev(descriptor_, parts.data(), static_cast<int>(parts.size())), request);
+    return is_sent(::syscall(SYS_writev, descriptor_, parts.data(), parts.size()), request);
 }
 
 void Connection::invalidate(InodeNumber inode, std::int64_t offset) const {
@@ -96,7 +112,7 @@ bool Connection::reply_error(const Request& request, int error_number) const {
         .error = -error_number,
         .unique = request.header().unique,
     };
-    return is_sent(::write(descriptor_, &header, sizeof(header)), request);
+    return is_sent(write_to(descriptor_, &header, sizeof(header)), request);
 }
 
 }  // namespace blobfs::fs::fuse

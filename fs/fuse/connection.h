@@ -27,8 +27,9 @@ class Connection {
     // returned: the connection cannot be used any more.
     Result<Received> receive(Request& request) const;
 
-    // Sends the answer to a request. False when the kernel did not take it: the request was
-    // interrupted or the connection is gone, so that nobody has what the reply says.
+    // Sends the answer to a request, whose arguments are not to be looked at any more. False when
+    // the kernel did not take it: the request was interrupted or the connection is gone, so that
+    // nobody has what the reply says.
     bool reply(const Request& request, const Reply& reply) const;
     bool reply_error(const Request& request, int error_number) const;
 

@@ -8,6 +8,8 @@
 //     0                                4016                 4096
 //     | reply: fuse_out_header, head |  request header, args | data ...
 //
+// A reply that is data only, in the data area, has its fuse_out_header right before that.
+//
 // The request is read to 80 bytes before the second page, so that a WRITE's payload begins on a
 // page boundary: the NVMe command points straight at it. A READ's arguments end there, so that the
 // device fills the data area of the same buffer and the kernel copies the reply out of it.
