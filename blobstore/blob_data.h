@@ -11,8 +11,8 @@ struct BlobWrite {
     BlobId blob{};
     std::uint64_t offset = 0;  // bytes
     ConstDmaSpan from;
-    std::uint64_t blob_size = 0;                               // now
-    std::optional<absl::FunctionRef<void(bool)>> under_way{};  // Blobstore::write()
+    std::uint64_t blob_size = 0;          // now
+    std::optional<UnderWay> under_way{};  // Blobstore::write()
 };
 
 // Writes data of a blob that is not inline; mapping and size changes go into the transaction.

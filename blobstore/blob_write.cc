@@ -31,9 +31,8 @@ class DataWriter {
         range_.end = round_up(round_up(end_, kBlockBytes) / kBlockBytes, cluster);
     }
 
-    using UnderWay = std::optional<absl::FunctionRef<void(bool)>>;
     Result<void> run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
-                     UnderWay under_way);
+                     std::optional<UnderWay> under_way);
     // The extent that holds all of it, when it was overwritten in place.
     [[nodiscard]] const Extent* in_place() const;
 
@@ -214,7 +213,7 @@ Result<void> DataWriter::write_segment(Suspend& suspend, const Segment& segment)
 }
 
 Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
-                             UnderWay under_way) {
+                             std::optional<UnderWay> under_way) {
     TRY(plan(suspend));
     Result<void> status;
     for (const Segment& segment : segments_) {
@@ -343,7 +342,7 @@ Result<void> write_inline(Suspend& suspend, Blobstore::State& store, const BlobW
 
 Result<void> Blobstore::write(Suspend& suspend, BlobId blob, std::uint64_t offset,
                               ConstDmaSpan from, Transaction& transaction,
-                              std::optional<absl::FunctionRef<void(bool)>> under_way) {
+                              std::optional<UnderWay> under_way) {
     State& store = *state_;
     if (from.empty()) return {};
     if (store.read_only) return fail(Errc::kReadOnly, "writing to blob", value(blob));

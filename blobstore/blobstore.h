@@ -100,6 +100,10 @@ struct BlobAttributes {
     std::string block;                  // the owner's attribute block
 };
 
+// Told when a write has its lock, its space and its command at the device: what can still fail is
+// the device, and the commit. Whether the mapping changes. Must not suspend.
+using UnderWay = absl::FunctionRef<void(bool remapped)>;
+
 class Blobstore {
   public:
     // Makes an empty store. Old content of the device is not read. Writes a few MiB at most.
@@ -156,12 +160,9 @@ class Blobstore {
     // Puts the data on the device (not yet durable) and the mapping and size changes, if any, into
     // the transaction, which holds the range locked until it is committed or dropped. What lies in
     // clusters of the blob's own is overwritten in place: visible whether or not it is committed.
-    // under_way: called, at most once, when the range is locked, space for the data is found and
-    // the device has the data: what can still fail is the device, and the commit. Told whether the
-    // mapping changes. Not called for data that is kept in the tree. Must not suspend.
+    // under_way: called at most once, and not for data that is kept in the tree.
     Result<void> write(Suspend& suspend, BlobId blob, std::uint64_t offset, ConstDmaSpan from,
-                       Transaction& transaction,
-                       std::optional<absl::FunctionRef<void(bool)>> under_way = std::nullopt);
+                       Transaction& transaction, std::optional<UnderWay> under_way = std::nullopt);
     // write() where nothing but data changes and its place is known from reading or writing
     // nearby: overwrites it in place, without a transaction. False, and nothing has happened, when
     // that is not so.

@@ -32,11 +32,12 @@ Result<void> check_regular(const Inode& inode) {
     return {};
 }
 
-using UnderWay = std::optional<absl::FunctionRef<void(bool)>>;
+using blobstore::UnderWay;
 
 // Whether the mapping or the size changed.
 Result<bool> write_once(Suspend& suspend, Filesystem::State& state, Inode& inode,
-                        std::uint64_t offset, ConstDmaSpan from, UnderWay under_way) {
+                        std::uint64_t offset, ConstDmaSpan from,
+                        std::optional<UnderWay> under_way) {
     blobstore::Transaction transaction;
     TRY(state.store->write(suspend, to_blob(inode.number), offset, from, transaction, under_way));
     const bool changed = !transaction.empty();
@@ -48,7 +49,8 @@ Result<bool> write_once(Suspend& suspend, Filesystem::State& state, Inode& inode
 
 // As much as there is space for: all of it, or a part that is halved until it fits.
 Result<Written> write_fitting(Suspend& suspend, Filesystem::State& state, Inode& inode,
-                              std::uint64_t offset, ConstDmaSpan from, UnderWay under_way) {
+                              std::uint64_t offset, ConstDmaSpan from,
+                              std::optional<UnderWay> under_way) {
     Written done;
     std::size_t step = from.size();
     while (done.bytes < from.size()) {
@@ -116,8 +118,9 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
         TRY_ASSIGN(overwritten, state.store->overwrite(suspend, to_blob(number), offset, from));
     }
     if (!overwritten) {
-        TRY_ASSIGN(done, write_fitting(suspend, state, *inode, offset, from,
-                                       options.under_way ? UnderWay(tell) : std::nullopt));
+        TRY_ASSIGN(done,
+                   write_fitting(suspend, state, *inode, offset, from,
+                                 options.under_way ? std::optional<UnderWay>(tell) : std::nullopt));
     }
     // The kernel takes a short count from its cache for all of it: what does not fit would be lost,
     // and the next fsync would not tell.

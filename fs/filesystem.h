@@ -91,7 +91,7 @@ struct WriteOptions {
     // Called, at most once, when nothing but the device can fail any more: there is plenty of
     // space, all of the range is locked, the device has the data. Told what Written::allocated will
     // be. Must not suspend. Not called where the write ends at once, or may run out of space.
-    std::optional<absl::FunctionRef<void(bool)>> under_way{};
+    std::optional<blobstore::UnderWay> under_way{};
 };
 
 struct Written {

@@ -20,6 +20,11 @@
 
 namespace blobfs::fs::fuse {
 
+// Who asks, as far as the kernel tells.
+[[nodiscard]] Caller caller(const Request& request, std::uint32_t umask = 0);
+// The answer to arguments that are too short for what the request is.
+[[nodiscard]] tl::unexpected<Error> malformed();
+
 class Operations final : public Service {
   public:
     // The filesystem outlives this, and so do the others, if there are any.
@@ -61,7 +66,7 @@ class Operations final : public Service {
     Result<Reply> rename_with_flags(driver::Suspend& suspend, Request& request);
     Result<Reply> readdir(driver::Suspend& suspend, Request& request);
     Result<Reply> readdir_with_attributes(driver::Suspend& suspend, Request& request);
-    // Data.
+    // Data (operations_data.cc).
     Result<Reply> read(driver::Suspend& suspend, Request& request);
     Result<Reply> write(driver::Suspend& suspend, Request& request);
     Result<Reply> fsync(driver::Suspend& suspend, Request& request);

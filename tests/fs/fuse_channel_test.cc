@@ -1,11 +1,8 @@
-// The channel against a kernel that is played by the other end of a socket pair, which keeps the
-// bounds of messages as /dev/fuse does.
+// The channel against a played kernel.
 
 #include "fs/fuse/channel.h"
 
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -16,6 +13,7 @@
 
 #include "driver/memory/environment.h"
 #include "fs/fuse/greeting.h"
+#include "tests/fs/played_kernel.h"
 
 namespace blobfs::fs::fuse {
 namespace {
@@ -65,64 +63,32 @@ class FuseChannel : public testing::Test {
   protected:
     void SetUp() override {
         ASSERT_TRUE(driver::start_environment({.memory_bytes = std::size_t{64} << 20}));
-        std::array<int, 2> ends;
-        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends.data()), 0);
-        ours_ = ends[0];
-        kernel_ = ends[1];
-        const int bytes = 4 << 20;
-        for (const int end : ends) ::setsockopt(end, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
     }
     void TearDown() override {
         if (channel_) {
             reactor_.block_on([this](Suspend& suspend) { channel_->drain(suspend); });
         }
         channel_.reset();
-        ::close(ours_);
-        if (kernel_ >= 0) ::close(kernel_);
     }
 
     void open_channel(const ChannelOptions& options) {
-        auto channel = Channel::create(reactor_, service_, ours_, options);
+        auto channel = Channel::create(reactor_, service_, kernel_.daemons_end(), options);
         ASSERT_TRUE(channel) << channel.error().message();
         channel_ = std::move(*channel);
         channel_->on_end = [this](Channel::End how) { end_ = how; };
         channel_->on_ready = [this] { ready_ = true; };
     }
 
-    // The kernel sends a request: a header and what follows.
     void send(std::uint32_t opcode, std::uint64_t unique, const std::string& body,
               std::uint32_t uid = 0) {
-        fuse_in_header header{};
-        header.len = static_cast<std::uint32_t>(sizeof(header) + body.size());
-        header.opcode = opcode;
-        header.unique = unique;
-        header.nodeid = 1;
-        header.uid = uid;
-        const std::string message = bytes_of(header) + body;
-        ASSERT_EQ(::send(kernel_, message.data(), message.size(), 0),
-                  static_cast<ssize_t>(message.size()));
+        kernel_.send(opcode, unique, {.uid = uid}, body);
     }
-
-    struct Answer {
-        fuse_out_header header;
-        std::string body;
-    };
     // What the kernel has got, if anything.
-    std::optional<Answer> receive() {
-        std::string message(std::size_t{2} << 20, '\0');
-        const ssize_t bytes = ::recv(kernel_, message.data(), message.size(), 0);
-        if (bytes < static_cast<ssize_t>(sizeof(fuse_out_header))) return std::nullopt;
-        Answer answer{};
-        std::memcpy(&answer.header, message.data(), sizeof(answer.header));
-        EXPECT_EQ(answer.header.len, bytes);
-        answer.body = message.substr(sizeof(answer.header),
-                                     static_cast<std::size_t>(bytes) - sizeof(answer.header));
-        return answer;
-    }
+    std::optional<PlayedKernel::Answer> receive() { return kernel_.receive(); }
 
     template <class T>
     static std::string bytes_of(const T& value) {
-        return {reinterpret_cast<const char*>(&value), sizeof(value)};
+        return PlayedKernel::bytes_of(value);
     }
     static std::string write_of(const std::string& text) {
         fuse_write_in in{};
@@ -135,12 +101,12 @@ class FuseChannel : public testing::Test {
         return bytes_of(in);
     }
 
+    PlayedKernel kernel_;
     driver::Reactor reactor_;
     PlayedService service_;
     std::unique_ptr<Channel> channel_;
     std::optional<Channel::End> end_;
     bool ready_ = false;
-    int ours_ = -1, kernel_ = -1;
 };
 
 TEST_F(FuseChannel, PayloadOfAWriteBeginsOnAPage) {
@@ -261,7 +227,7 @@ TEST_F(FuseChannel, StoppedChannelLeavesRequestsWhereTheyAre) {
 
 TEST_F(FuseChannel, EndOfTheConnectionIsToldOnce) {
     open_channel({.requests = 2});
-    ::close(std::exchange(kernel_, -1));
+    kernel_.hang_up();
     EXPECT_TRUE(channel_->poll());
     EXPECT_EQ(end_, Channel::End::kUnmounted);
     end_.reset();
@@ -274,7 +240,7 @@ TEST_F(FuseChannel, ReplyThatNobodyTookIsGivenBack) {
     service_.hold = true;
     send(FUSE_READ, 1, read_of(10));
     channel_->poll();
-    ::close(std::exchange(kernel_, -1));
+    kernel_.hang_up();
     service_.hold = false;
     service_.gate.wake_all();
     reactor_.block_on([this](Suspend& suspend) { channel_->drain(suspend); });
@@ -334,7 +300,7 @@ TEST_F(FuseChannel, RequestWhoseLengthIsWrongEndsTheConnection) {
     fuse_in_header header{};
     header.len = 1000;
     header.opcode = FUSE_GETATTR;
-    ASSERT_GT(::send(kernel_, &header, sizeof(header), 0), 0);
+    kernel_.send(bytes_of(header));
     EXPECT_TRUE(channel_->poll());
     EXPECT_EQ(end_, Channel::End::kFailed);
     EXPECT_EQ(service_.started, 0);

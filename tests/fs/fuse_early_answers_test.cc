@@ -1,15 +1,12 @@
-// WRITEs of the kernel's cache that are answered before the device has them: the kernel is played
-// by the other end of a socket pair, the device is slow, or fails.
+// WRITEs of the kernel's cache that are answered before the device has them: the kernel is played,
+// the device is slow, or fails.
 
 #include "fs/fuse/early_answers.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <functional>
@@ -25,6 +22,7 @@
 #include "fs/fuse/channel.h"
 #include "fs/fuse/operations.h"
 #include "tests/fs/filesystem_fixture.h"
+#include "tests/fs/played_kernel.h"
 
 namespace blobfs::fs::fuse {
 namespace {
@@ -45,9 +43,6 @@ class EarlyAnswer : public testing::Test {
     void SetUp() override {
         must(driver::start_environment(
             {.memory_bytes = std::size_t{512} << 20, .hugepages = false}));
-        std::array<int, 2> ends;
-        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends.data()), 0);
-        std::tie(ours_, kernel_) = std::pair(ends[0], ends[1]);
         auto owned = std::make_unique<FaultyMedium>(
             driver::PowerCutMedium::create({.bytes = device_bytes_}));
         medium_ = owned.get();
@@ -65,7 +60,8 @@ class EarlyAnswer : public testing::Test {
             must(fs_->sync(suspend));
         });
         operations_ = std::make_unique<Operations>(*fs_);
-        channel_ = must(Channel::create(reactor_, *operations_, ours_, {.requests = 40}));
+        channel_ =
+            must(Channel::create(reactor_, *operations_, kernel_.daemons_end(), {.requests = 40}));
         reactor_.add_poller(*channel_);
     }
     void TearDown() override {
@@ -79,8 +75,6 @@ class EarlyAnswer : public testing::Test {
         });
         reactor_.remove_poller(*channel_);
         channel_.reset();
-        ::close(ours_);
-        ::close(kernel_);
     }
 
     void writes_take_long() {
@@ -89,18 +83,11 @@ class EarlyAnswer : public testing::Test {
 
     template <class T>
     static std::string bytes_of(const T& value) {
-        return {reinterpret_cast<const char*>(&value), sizeof(value)};
+        return PlayedKernel::bytes_of(value);
     }
     void send(std::uint32_t opcode, std::uint64_t unique, InodeNumber inode,
               const std::string& body) {
-        fuse_in_header header{};
-        header.len = static_cast<std::uint32_t>(sizeof(header) + body.size());
-        header.opcode = opcode;
-        header.unique = unique;
-        header.nodeid = value(inode);
-        const std::string message = bytes_of(header) + body;
-        ASSERT_EQ(::send(kernel_, message.data(), message.size(), 0),
-                  static_cast<ssize_t>(message.size()));
+        kernel_.send(opcode, unique, {.inode = inode}, body);
     }
     void send_write(std::uint64_t unique, std::uint64_t offset, char letter,
                     std::uint32_t flags = FUSE_WRITE_CACHE) {
@@ -120,9 +107,7 @@ class EarlyAnswer : public testing::Test {
         send(FUSE_FSYNC, unique, file_, bytes_of(fuse_fsync_in{}));
     }
 
-    struct Answer {
-        fuse_out_header header{};
-        std::string body;
+    struct Answer : PlayedKernel::Answer {
         // The device was still at work on a write when the answer came.
         bool early = false;
     };
@@ -130,19 +115,14 @@ class EarlyAnswer : public testing::Test {
     Answer receive() {
         Answer answer;
         reactor_.block_on([&](Suspend& suspend) {
-            std::string message(std::size_t{2} << 20, '\0');
             for (int tries = 0; tries < 20'000; ++tries) {
-                const ssize_t bytes = ::recv(kernel_, message.data(), message.size(), 0);
-                if (bytes < static_cast<ssize_t>(sizeof(answer.header))) {
+                const auto received = kernel_.receive();
+                if (!received) {
                     suspend.sleep_us(500);
-                    continue;
+                } else if (received->header.unique != 0) {
+                    answer = {*received, medium_->in_flight() != 0};
+                    return;
                 }
-                std::memcpy(&answer.header, message.data(), sizeof(answer.header));
-                if (answer.header.unique == 0) continue;
-                answer.body = message.substr(
-                    sizeof(answer.header), static_cast<std::size_t>(bytes) - sizeof(answer.header));
-                answer.early = medium_->in_flight() != 0;
-                return;
             }
             ADD_FAILURE() << "no answer";
         });
@@ -165,6 +145,7 @@ class EarlyAnswer : public testing::Test {
     void after_power_cut(const std::function<void(Suspend&, Filesystem&)>& look);
 
     const std::uint64_t device_bytes_;
+    PlayedKernel kernel_;
     driver::Reactor reactor_;
     FaultyMedium* medium_ = nullptr;
     std::unique_ptr<Device> device_;
@@ -172,8 +153,23 @@ class EarlyAnswer : public testing::Test {
     std::unique_ptr<Operations> operations_;
     std::unique_ptr<Channel> channel_;
     InodeNumber file_{};
-    int ours_ = -1, kernel_ = -1;
 };
+
+// What a power cut leaves now, whatever it takes of what was not flushed.
+void EarlyAnswer::after_power_cut(const std::function<void(Suspend&, Filesystem&)>& look) {
+    const auto& disk = static_cast<driver::PowerCutMedium&>(medium_->inner());
+    for (std::uint64_t seed = 0; seed < 8; ++seed) {
+        reactor_.block_on([&](Suspend& suspend) {
+            auto left = driver::PowerCutMedium::create({.bytes = device_bytes_},
+                                                       disk.image(disk.journal().size(), seed));
+            auto device = must(Device::open(suspend, std::move(left), {}));
+            auto after = must(Filesystem::open(suspend, *device, {}));
+            look(suspend, *after);
+            must(after->close(suspend));
+            (void)device->close(suspend);
+        });
+    }
+}
 
 TEST_F(EarlyAnswer, ComesBeforeTheDevicesAndReadsSeeTheNewData) {
     writes_take_long();
@@ -217,22 +213,12 @@ TEST_F(EarlyAnswer, FsyncWaitsForTheWriteAndMakesItDurable) {
     expect_answer(1, true);
     send_fsync(2);
     expect_answer(2, false);
-    // Whatever a power cut now leaves of what was not flushed.
-    const auto& disk = static_cast<driver::PowerCutMedium&>(medium_->inner());
-    for (std::uint64_t seed = 0; seed < 8; ++seed) {
-        reactor_.block_on([&](Suspend& suspend) {
-            auto left = driver::PowerCutMedium::create({.bytes = device_bytes_},
-                                                       disk.image(disk.journal().size(), seed));
-            auto device = must(Device::open(suspend, std::move(left), {}));
-            auto after = must(Filesystem::open(suspend, *device, {}));
-            auto buffer = must(driver::DmaBuffer::allocate(kPage));
-            EXPECT_EQ(must(after->read(suspend, file_, kPage, buffer.span())), kPage);
-            EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), kPage),
-                      std::string(kPage, 'n'));
-            must(after->close(suspend));
-            (void)device->close(suspend);
-        });
-    }
+    after_power_cut([&](Suspend& suspend, Filesystem& after) {
+        auto buffer = must(driver::DmaBuffer::allocate(kPage));
+        EXPECT_EQ(must(after.read(suspend, file_, kPage, buffer.span())), kPage);
+        EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), kPage),
+                  std::string(kPage, 'n'));
+    });
 }
 
 TEST_F(EarlyAnswer, AttributesAreThoseAfterTheWrite) {
@@ -269,22 +255,6 @@ TEST_F(EarlyAnswer, RenameComesBehindTheDataOfTheFile) {
     in.newdir = value(kRootInode);
     send(FUSE_RENAME, 2, kRootInode, bytes_of(in) + std::string("file\0other\0", 11));
     expect_answer(2, false);
-}
-
-// What a power cut leaves now, whatever it takes of what was not flushed.
-void EarlyAnswer::after_power_cut(const std::function<void(Suspend&, Filesystem&)>& look) {
-    const auto& disk = static_cast<driver::PowerCutMedium&>(medium_->inner());
-    for (std::uint64_t seed = 0; seed < 8; ++seed) {
-        reactor_.block_on([&](Suspend& suspend) {
-            auto left = driver::PowerCutMedium::create({.bytes = device_bytes_},
-                                                       disk.image(disk.journal().size(), seed));
-            auto device = must(Device::open(suspend, std::move(left), {}));
-            auto after = must(Filesystem::open(suspend, *device, {}));
-            look(suspend, *after);
-            must(after->close(suspend));
-            (void)device->close(suspend);
-        });
-    }
 }
 
 // cp a b; rm a: when a is gone, b is whole.
