@@ -15,6 +15,9 @@ namespace {
 // Requests taken in one turn of the reactor: enough to make batches for the device, few enough
 // that completions are not kept waiting.
 constexpr unsigned kRequestsPerTurn = 16;
+// No more is read from the descriptor in a turn that has brought this much: a large WRITE is copied
+// by the kernel while it is read, and the device might write it meanwhile.
+constexpr std::size_t kBytesPerTurn = 128 * 1024;
 // Buffers that are not the ring's: for what comes through the descriptor only.
 constexpr std::size_t kKeptFromRing = 8;
 
@@ -59,7 +62,9 @@ bool Channel::poll() {
 
 bool Channel::read_requests() {
     bool worked = false;
-    for (unsigned i = 0; i < kRequestsPerTurn && reading_ && !free_.empty(); ++i) {
+    std::size_t bytes = 0;
+    for (unsigned i = 0;
+         i < kRequestsPerTurn && bytes < kBytesPerTurn && reading_ && !free_.empty(); ++i) {
         Slot& slot = *free_.back();
         const Result<Received> received = connection_.receive(slot.request);
         if (!received) {
@@ -82,6 +87,7 @@ bool Channel::read_requests() {
         }
         worked = true;
         free_.pop_back();
+        bytes += slot.request.header().len;
         dispatch(slot);
     }
     return worked;

@@ -193,6 +193,17 @@ TEST_F(FuseChannel, RequestsBeyondTheBuffersWaitInTheKernel) {
     EXPECT_FALSE(channel_->needs_polling());
 }
 
+TEST_F(FuseChannel, LargeWriteIsOnItsWayBeforeTheNextOneIsRead) {
+    open_channel({.requests = 3});
+    send(FUSE_WRITE, 1, write_of(std::string(200'000, 'a')));
+    send(FUSE_WRITE, 2, write_of("small"));
+    send(FUSE_WRITE, 3, write_of("too"));
+    EXPECT_TRUE(channel_->poll());
+    EXPECT_EQ(service_.started, 1);
+    EXPECT_TRUE(channel_->poll());
+    EXPECT_EQ(service_.started, 3);
+}
+
 TEST_F(FuseChannel, DrainWaitsForWhatIsInFlight) {
     open_channel({.requests = 2});
     service_.hold = true;
