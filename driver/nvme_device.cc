@@ -66,6 +66,7 @@ Result<std::unique_ptr<Device>> NvmeDevice::open(Suspend& suspend,
     suspend.reactor().add_poller(*device);
     nvme::Transport& reached = device->controller_->transport();
     if (reached.at_once()) device->set_at_once(&reached);
+    device->set_ring_alone(!reached.works_when_asked());
     device->check_idle_controller();
     return device;
 }

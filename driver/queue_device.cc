@@ -101,8 +101,7 @@ void QueueDevice::send() {
 Result<void> QueueDevice::perform(Suspend& suspend, const Transfer& transfer) {
     Call call;
     start(transfer, Call::ended, &call);
-    // Alone on the device, nothing is gained by waiting for others to share a doorbell.
-    if (!call.done && (at_once_ != nullptr || queue_.in_hardware() == 1)) send();
+    if (!call.done && (at_once_ != nullptr || (ring_alone_ && queue_.in_hardware() == 1))) send();
     if (!call.done) {
         call.fiber = &suspend.current();
         while (!call.done) suspend.park();

@@ -40,6 +40,10 @@ class QueueDevice : public Device {
     // reactor. begin_turn() starts a new one.
     void set_at_once(nvme::Transport* transport) { at_once_ = transport; }
     void begin_turn() { at_once_left_ = kAtOncePerTurn; }
+    // Whether a command that is alone on the device is rung for at once. Not where the controller
+    // works when it is asked to, in the next turn at the earliest: then all that is submitted until
+    // then goes to its medium together.
+    void set_ring_alone(bool alone) { ring_alone_ = alone; }
 
     // From now on every call fails.
     void set_closed() { closed_ = true; }
@@ -60,6 +64,7 @@ class QueueDevice : public Device {
     const nvme::Namespace& space_;
     nvme::Transport* at_once_ = nullptr;
     unsigned at_once_left_ = kAtOncePerTurn;
+    bool ring_alone_ = true;
     DeviceProperties properties_;
     Statistics statistics_;
     DmaBuffer zeroes_;

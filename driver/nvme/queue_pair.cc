@@ -244,13 +244,14 @@ void QueuePair::name_memory(Request* request, Tracker& tracker) {
     entry.prp2 = prps.prp2;
 }
 
-void QueuePair::ring() {
-    if (tail_ == rung_tail_) return;
+bool QueuePair::ring() {
+    if (tail_ == rung_tail_) return false;
     rung_tail_ = tail_;
     if (!submission_bell_.ring(tail_)) ++statistics_.unwritten_doorbells;
     if (remote_) [[unlikely]]
         transport_.rung_from_elsewhere();
     ++statistics_.doorbells;
+    return true;
 }
 
 // A namespace may have been withdrawn while they waited, or before they are tried again.
@@ -270,7 +271,9 @@ void QueuePair::issue_queued() {
 
 bool QueuePair::poll(std::uint64_t now_us) {
     now_us_ = now_us;
-    if (!frozen_) ring();
+    // A controller in this process was asked before, in this turn: what is rung for only now would
+    // wait until the reactor has taken more requests.
+    if (!frozen_ && ring() && !remote_) transport_.work_now();
     bool worked = false;
     if (active_ != 0 && !frozen_) {
         worked = reap();

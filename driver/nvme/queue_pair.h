@@ -81,7 +81,7 @@ class QueuePair {
                     Callback callback, void* context);
 
     // Tells the controller of all commands put into the queue since the last time.
-    void ring();
+    bool ring();
     // Takes what has completed and calls callbacks, as poll() does; nothing when called from one.
     void take_completed();
     // Rings, takes what has completed, calls callbacks, moves queued requests on, looks after

@@ -43,10 +43,12 @@ class Transport {
     // A queue pair of another thread than the transport's has written to a doorbell. That thread.
     virtual void rung_from_elsewhere() {}
 
-    // The controller is in this process and carries commands out as soon as it is asked: its
-    // commands are done, and their completions posted, when work_now() returns.
-    [[nodiscard]] virtual bool at_once() const { return false; }
+    // The controller is in this process: it looks at its doorbells once in a turn of the reactor,
+    // and when it is asked to. The transport's thread.
+    [[nodiscard]] virtual bool works_when_asked() const { return false; }
     virtual void work_now() {}
+    // And its commands are done, and their completions posted, when work_now() returns.
+    [[nodiscard]] virtual bool at_once() const { return false; }
 
     // From now on that reactor is notified whenever completions have been posted to that queue, so
     // that it may sleep while it waits for one; null: no longer. False where nothing can do so:

@@ -165,8 +165,9 @@ class SoftwareTransport final : public nvme::Transport {
     [[nodiscard]] volatile std::uint32_t* doorbell(std::uint32_t offset) override;
     [[nodiscard]] int wake_descriptor() const override { return controller_.wake_descriptor(); }
     void rung_from_elsewhere() override { reactor_.notify(); }
-    [[nodiscard]] bool at_once() const override { return controller_.medium().at_once(); }
+    [[nodiscard]] bool works_when_asked() const override { return true; }
     void work_now() override { controller_.poll(); }
+    [[nodiscard]] bool at_once() const override { return controller_.medium().at_once(); }
     bool notify_of_completions(std::uint16_t queue_id, Reactor* reactor) override {
         controller_.notify_of_completions(queue_id, reactor);
         return true;

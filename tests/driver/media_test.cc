@@ -409,6 +409,46 @@ TEST_F(FaultyMediumTest, DelaysAndHolds) {
     EXPECT_FALSE(medium.cancel(operation));
 }
 
+// Counts how often it is told to send what it was given.
+class CountingMedium final : public Medium {
+  public:
+    explicit CountingMedium(std::unique_ptr<Medium> inner) : inner_(std::move(inner)) {}
+    [[nodiscard]] const MediumProperties& properties() const override {
+        return inner_->properties();
+    }
+    void start(MediumOperation& operation) override { inner_->start(operation); }
+    void submit() override { ++submits; }
+    [[nodiscard]] std::size_t in_flight() const override { return inner_->in_flight(); }
+
+    int submits = 0;
+
+  private:
+    std::unique_ptr<Medium> inner_;
+};
+
+TEST(DeviceOverMedium, WhatIsReadInATurnGoesToTheMediumTogether) {
+    ASSERT_TRUE(start_environment({}));
+    Reactor reactor;
+    reactor.block_on([](Suspend& suspend) {
+        auto owned = std::make_unique<CountingMedium>(MemoryMedium::create({.bytes = 1 << 20}).value());
+        CountingMedium& medium = *owned;
+        std::unique_ptr<Device> device = Device::open(suspend, std::move(owned)).value();
+        DmaBuffer memory = DmaBuffer::allocate(64 << 10).value();
+        const int before = medium.submits;
+        WaitGroup ended;
+        for (std::size_t at = 0; at < memory.size(); at += 4096) {
+            ended.add();
+            suspend.reactor().spawn_now([&, at](Suspend& other) {
+                EXPECT_TRUE(device->read(other, at, memory.span().subspan(at, 4096)));
+                ended.done();
+            });
+        }
+        ended.wait(suspend);
+        EXPECT_EQ(medium.submits - before, 1);
+        ASSERT_TRUE(device->close(suspend));
+    });
+}
+
 TEST(DeviceOverPowerCut, GroupOfWritesAndFlushIsDurableOnlyTogether) {
     ASSERT_TRUE(start_environment({}));
     Reactor reactor;
