@@ -25,6 +25,17 @@ void BlobLock::lock_mapping(driver::Suspend& suspend) {
     mapping_ = true;
 }
 
+bool BlobLock::try_lock_mapping() {
+    CHECK(entry_ != nullptr && !mapping_);
+    return mapping_ = entry_->mapping.try_lock();
+}
+
+void BlobLock::unlock_mapping() {
+    CHECK(mapping_);
+    entry_->mapping.unlock();
+    mapping_ = false;
+}
+
 void BlobLock::release() {
     if (locks_ == nullptr) return;
     if (mapping_) entry_->mapping.unlock();

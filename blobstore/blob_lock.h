@@ -44,6 +44,8 @@ class BlobLock {
 
     // Also takes the blob's mapping; suspends while another fiber holds it.
     void lock_mapping(driver::Suspend& suspend);
+    bool try_lock_mapping();  // false: another has it
+    void unlock_mapping();
     [[nodiscard]] bool holds_mapping() const { return mapping_; }
     void release();
     explicit operator bool() const { return locks_ != nullptr; }

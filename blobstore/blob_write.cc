@@ -47,6 +47,12 @@ class DataWriter {
     Result<void> plan(Suspend& suspend);
     Result<void> plan_fresh(Suspend& suspend, std::uint64_t first, std::uint64_t end,
                             std::optional<std::uint64_t> source);
+    Result<void> change(Suspend& suspend, Transaction::State& transaction, bool remapped);
+    Result<void> map(Suspend& suspend, Transaction::State& transaction,
+                     std::span<const Extent> mapping);
+    Result<void> commit_first(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
+                              bool remapped);
+    Result<void> take_back(Suspend& suspend, BlobLock& lock);
     Result<void> write_segment(Suspend& suspend, const Segment& segment);
     Result<void> write_edge(Suspend& suspend, const Segment& segment, std::uint64_t from,
                             std::uint64_t to, DmaSpan buffer);
@@ -79,6 +85,8 @@ class DataWriter {
     std::optional<driver::DmaPool::Buffer> bounce_;
     WrittenData written_;
     Device::Batch batch_;
+    std::optional<WriteAheadLog::DataTicket> under_way_;  // committed before its data
+    Sequence committed_{};
 };
 
 Result<void> DataWriter::plan_fresh(Suspend& suspend, std::uint64_t first, std::uint64_t end,
@@ -212,6 +220,76 @@ Result<void> DataWriter::write_segment(Suspend& suspend, const Segment& segment)
     return write_direct(suspend, segment, middle_from, middle_to);
 }
 
+// What changes besides the data. REQUIRES the mapping's lock if `remapped`.
+Result<void> DataWriter::change(Suspend& suspend, Transaction::State& transaction, bool remapped) {
+    if (remapped) {
+        std::vector<Extent> mapping;
+        for (const Segment& segment : segments_) mapping.push_back(segment.target);
+        TRY(map(suspend, transaction, mapping));
+        for (auto& reservation : reservations_) {
+            transaction.reservations.push_back(std::move(reservation));
+        }
+    }
+    if (end_ > blob_size_) {
+        AttributesUpdate& update = transaction.attributes_of(blob_);
+        update.size_at_least = std::max(update.size_at_least, end_);
+    }
+    return {};
+}
+
+Result<void> DataWriter::map(Suspend& suspend, Transaction::State& transaction,
+                             std::span<const Extent> mapping) {
+    const BlockRange around{.first = range_.first == 0 ? 0 : range_.first - 1,
+                            .end = range_.end + 1};
+    TRY(load_extents(suspend, store_.tree, blob_, around, store_.extent_bounds(), existing_));
+    remap(transaction, blob_, range_, existing_, mapping);
+    return {};
+}
+
+// Commits while the device is at work on the data: README.md, "Before its data".
+Result<void> DataWriter::commit_first(Suspend& suspend, BlobLock& lock,
+                                      Transaction::State& transaction, bool remapped) {
+    CHECK(transaction.empty());
+    if (remapped && !lock.holds_mapping() && !lock.try_lock_mapping()) {
+        // Whoever holds it may wait for a buffer, or for long: then the data comes first.
+        return {};
+    }
+    TRY(change(suspend, transaction, remapped));
+    if (transaction.empty()) {
+        under_way_ = store_.log.begin_data();
+        return {};
+    }
+    transaction.data_under_way = &under_way_;
+    const auto committed = store_.commit(suspend, transaction, false);
+    transaction.data_under_way = nullptr;
+    TRY(committed);
+    committed_ = *committed;
+    if (remapped) lock.unlock_mapping();
+    return {};
+}
+
+// The data is not there, what maps it is committed: it reads as zeroes instead, in the same batch
+// of the log. Waits for nobody who may wait for this.
+Result<void> DataWriter::take_back(Suspend& suspend, BlobLock& lock) {
+    if (!lock.holds_mapping() && !lock.try_lock_mapping()) {
+        return fail(Errc::kBusy, "taking back a mapping");
+    }
+    std::vector<Extent> mapping;
+    for (const Segment& segment : segments_) {
+        mapping.push_back(segment.target);
+        if (segment.remapped) mapping.back().flags |= kExtentUnwritten;
+    }
+    Transaction::State undo;
+    undo.waits_for_checkpoints = false;
+    TRY(map(suspend, undo, mapping));
+    TRY_ASSIGN(const Sequence undone, store_.commit(suspend, undo, true));
+    lock.unlock_mapping();
+    if (!store_.log.in_one_batch(committed_, undone)) {
+        return fail(Errc::kBusy, "taking back a mapping in time");
+    }
+    return {};
+}
+
 Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
                              std::optional<UnderWay> under_way) {
     TRY(plan(suspend));
@@ -224,33 +302,31 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
                                       [](const Segment& segment) { return segment.remapped; });
     if (status && under_way) {
         suspend.yield();  // the commands are rung for first
-        (*under_way)(remapped);
+        status = commit_first(suspend, lock, transaction, remapped);
+        if (under_way_) (*under_way)(remapped);
     }
     const Result<void> finished = batch_.wait(suspend);
     if (!status || !finished) written_.drop_copies();
-    const auto note = store_.log.note_data_written(std::move(written_), !remapped);
+    std::optional<Error> lost;
+    if (under_way_ && remapped && !finished) {
+        if (const Result<void> undone = take_back(suspend, lock); !undone) {
+            lost = finished.error();
+            store_.fail_store(*lost);
+        }
+    }
+    const auto note =
+        store_.log.note_data_written(std::move(written_), !remapped || under_way_.has_value());
+    if (under_way_) store_.log.end_data(*under_way_, note, lost);
     bounce_.reset();  // before the mapping is waited for: its holder may wait for a buffer
     TRY(status);
     TRY(finished);
+    if (under_way_) return {};
 
     if (remapped) {
         transaction.data.push_back(note);
         if (!lock.holds_mapping()) lock.lock_mapping(suspend);
-        const BlockRange around{.first = range_.first == 0 ? 0 : range_.first - 1,
-                                .end = range_.end + 1};
-        TRY(load_extents(suspend, store_.tree, blob_, around, store_.extent_bounds(), existing_));
-        std::vector<Extent> mapping;
-        for (const Segment& segment : segments_) mapping.push_back(segment.target);
-        remap(transaction, blob_, range_, existing_, mapping);
-        for (auto& reservation : reservations_) {
-            transaction.reservations.push_back(std::move(reservation));
-        }
     }
-    if (end_ > blob_size_) {
-        AttributesUpdate& update = transaction.attributes_of(blob_);
-        update.size_at_least = std::max(update.size_at_least, end_);
-    }
-    return {};
+    return change(suspend, transaction, remapped);
 }
 
 const Extent* DataWriter::in_place() const {

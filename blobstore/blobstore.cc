@@ -164,7 +164,8 @@ Blobstore::State::State(Device& dev, const OpenOptions& opts, const Superblock& 
           WriteAheadLog::LeftOut{
               .data_before_log = opts.broken_rule == OrderRule::kDataBeforeLog,
               .log_before_answer = opts.broken_rule == OrderRule::kLogBeforeAnswer,
-              .settle_before_answer = opts.broken_rule == OrderRule::kSettleBeforeAnswer}),
+              .settle_before_answer = opts.broken_rule == OrderRule::kSettleBeforeAnswer,
+              .data_under_way = opts.broken_rule == OrderRule::kDataUnderWay}),
       bounce(std::move(bounce_pool)),
       zeroes(std::move(zero_cluster)),
       read_only(opts.read_only) {}

@@ -73,6 +73,7 @@ enum class OrderRule : std::uint8_t {
     kNeverInPlace,        // what the durable root reaches is not overwritten
     kDeleteWhenFull,      // a reserve is kept for deleting
     kSettleBeforeAnswer,  // what is synced is not undone by older data in the log
+    kDataUnderWay,        // a record that was appended before its data was there waits for it
 };
 
 struct OpenOptions {
@@ -100,8 +101,8 @@ struct BlobAttributes {
     std::string block;                  // the owner's attribute block
 };
 
-// Told when a write has its lock, its space and its command at the device: what can still fail is
-// the device, and the commit. Whether the mapping changes. Must not suspend.
+// Told when a write is committed and its data under way: what can still fail is the device. Whether
+// the mapping changed. Must not suspend.
 using UnderWay = absl::FunctionRef<void(bool remapped)>;
 
 class Blobstore {
@@ -160,7 +161,10 @@ class Blobstore {
     // Puts the data on the device (not yet durable) and the mapping and size changes, if any, into
     // the transaction, which holds the range locked until it is committed or dropped. What lies in
     // clusters of the blob's own is overwritten in place: visible whether or not it is committed.
-    // under_way: called at most once, and not for data that is kept in the tree.
+    // under_way: called at most once, and not for data that is kept in the tree. The changes are
+    // committed then, and the transaction, which REQUIRES to have been empty, is empty again
+    // (README.md, "Before its data"). Not called, and as without it, when another fiber changes
+    // the blob's mapping just then.
     Result<void> write(Suspend& suspend, BlobId blob, std::uint64_t offset, ConstDmaSpan from,
                        Transaction& transaction, std::optional<UnderWay> under_way = std::nullopt);
     // write() where nothing but data changes and its place is known from reading or writing

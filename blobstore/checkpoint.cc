@@ -165,6 +165,9 @@ Result<void> Blobstore::State::write_checkpoint(Suspend& suspend, SuperblockStat
 
     Result<void> status = write_pages(suspend, device, frozen_tree.pages);
     if (status) status = write_pages(suspend, device, frozen_space.pages);
+    // The root maps data that may be under way still.
+    log.wait_for_data(suspend);
+    if (status) status = log.status();
     // Into both slots, one after the other, so that either is damaged at no loss at any time: until
     // both are durable nothing is released, and the root in the other slot is whole.
     if (status) status = write_superblock(suspend, device, fresh);

@@ -94,7 +94,9 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     LeafChanges leaves;
     // Repeated until nothing had to be waited for: only then all that was found still holds.
     for (;;) {
-        if (must_wait_for_checkpoint(bytes)) {
+        if (!transaction.waits_for_checkpoints) {
+            if (!log.has_room(bytes)) return fail(Errc::kNoSpace, "appending to the log");
+        } else if (must_wait_for_checkpoint(bytes)) {
             TRY(checkpoint(suspend, SuperblockState::kInUse));
             continue;
         }
@@ -102,7 +104,8 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
         if (!complete) continue;
         const std::uint32_t pages = leaves.pages(tree);
         if (space.reserved_pages(urgent) >= pages) break;
-        TRY(reserve_pages(suspend, pages, urgent));
+        TRY(transaction.waits_for_checkpoints ? reserve_pages(suspend, pages, urgent)
+                                              : space.reserve_pages(suspend, pages, urgent));
     }
     if (read_only) return failure ? fail(*failure) : fail(Errc::kReadOnly, "changing the store");
 
@@ -112,6 +115,7 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     for (const AttributesUpdate& update : transaction.attributes) {
         TRY_ASSIGN(values.emplace_back(), resolve(update));
     }
+    if (transaction.data_under_way != nullptr) *transaction.data_under_way = log.begin_data();
     LogRecord record;
     bool created = false;
     const auto put = [&](KeyView key, ValueView bytes_to_put) {

@@ -11,6 +11,7 @@
 #include "blobstore/space_allocator.h"
 #include "blobstore/transaction.h"
 #include "blobstore/unflushed_data.h"
+#include "blobstore/write_ahead_log.h"
 
 namespace blobfs::blobstore {
 
@@ -49,6 +50,11 @@ struct Transaction::State {
     std::vector<Run> frees;
     std::vector<BlobLock> locks;
     std::vector<UnflushedData::Note> data;  // that was written to the reservations
+
+    // Its data is still under way: commit() begins that where it appends (WriteAheadLog::begin_data()).
+    std::optional<WriteAheadLog::DataTicket>* data_under_way = nullptr;
+    // Others wait for it: where it would have to wait for a checkpoint it fails.
+    bool waits_for_checkpoints = true;
 
     // A truncation that one transaction cannot do whole: the rest follows before the locks are
     // released.

@@ -28,6 +28,8 @@ constexpr std::size_t kMaxLoggedPieces = 256;
 constexpr std::size_t kDataOperationBytes =
     sizeof(LogOperationHeader) + sizeof(LogData) + sizeof(LogTransactionHeader);
 constexpr std::uint64_t kMaxDataBatches = 0xffff;
+// As often one who waits for data under way sees some of it end before the batch is closed.
+constexpr std::size_t kWaitsForData = 32;
 
 constexpr std::uint64_t batch_blocks(std::size_t payload_bytes) {
     return round_up(sizeof(LogBatchHeader) + payload_bytes, kBlockBytes) / kBlockBytes;
@@ -40,6 +42,7 @@ struct Batch {
     std::uint32_t transactions = 0;
     UnflushedData::Note data_noted = 0;   // must be durable before it is written, or be in it
     UnflushedData::Note data_logged = 0;  // up to here what was not durable is in it
+    WriteAheadLog::DataTicket data_begun = 0;  // all before it is waited for
     bool sealed = false;
     std::uint64_t place = 0;   // sealed: where it starts, counted on without wrapping
     std::uint64_t number = 0;  // sealed
@@ -122,6 +125,11 @@ struct WriteAheadLog::State {
     Sequence appended{};
     Sequence durable{};
 
+    // Data under way, from the oldest that is not over on, and the ticket of that.
+    std::deque<bool> data_over;
+    DataTicket oldest_data = 0;
+    WaitQueue data_ended;
+
     bool writing = false;  // a batch taken off the queue, by one of the fibers in commit()
     WaitQueue batch_written;
     UnflushedData data;
@@ -175,6 +183,7 @@ Sequence WriteAheadLog::append(std::string_view record) {
     batch->payload.append(record);
     ++batch->transactions;
     batch->data_noted = s.data.noted();
+    batch->data_begun = s.oldest_data + s.data_over.size();
     CHECK(used_blocks() <= s.geometry.blocks);
     return s.appended;
 }
@@ -200,10 +209,15 @@ bool WriteAheadLog::has_room(std::size_t record_bytes) const {
 Result<void> WriteAheadLog::commit(Suspend& suspend, Sequence transaction) {
     State& s = *state_;
     CHECK(transaction <= s.appended);
+    std::size_t waits = 0;
     while (s.durable < transaction) {
         if (s.error) return fail(*s.error);
         if (s.writing) {
             s.batch_written.wait(suspend);
+        } else if (s.oldest_data < s.queue.front().data_begun && !s.left_out.data_under_way) {
+            // Not for ever for what others append meanwhile.
+            if (++waits == kWaitsForData && !s.queue.front().sealed) s.seal(s.queue.front());
+            s.data_ended.wait(suspend);
         } else {
             s.write_first(suspend);
         }
@@ -374,6 +388,41 @@ UnflushedData::Note WriteAheadLog::note_data_written(WrittenData written, bool l
     return s.data.note(std::move(written), loggable, over_logged);
 }
 
+WriteAheadLog::DataTicket WriteAheadLog::begin_data() {
+    State& s = *state_;
+    s.data_over.push_back(false);
+    return s.oldest_data + s.data_over.size() - 1;
+}
+
+void WriteAheadLog::end_data(DataTicket ticket, UnflushedData::Note note,
+                             const std::optional<Error>& not_written) {
+    State& s = *state_;
+    s.data_over.at(ticket - s.oldest_data) = true;
+    for (Batch& batch : s.queue) {
+        if (ticket < batch.data_begun) batch.data_noted = std::max(batch.data_noted, note);
+    }
+    if (not_written) s.set_error(*not_written);
+    while (!s.data_over.empty() && s.data_over.front()) {
+        s.data_over.pop_front();
+        ++s.oldest_data;
+    }
+    s.data_ended.wake_all();
+}
+
+void WriteAheadLog::wait_for_data(Suspend& suspend) {
+    State& s = *state_;
+    if (s.left_out.data_under_way) return;
+    const DataTicket end = s.oldest_data + s.data_over.size();
+    while (s.oldest_data < end) s.data_ended.wait(suspend);
+}
+
+bool WriteAheadLog::in_one_batch(Sequence one, Sequence other) const {
+    return std::ranges::any_of(state_->queue, [&](const Batch& batch) {
+        return batch.first_transaction <= std::min(one, other) &&
+               std::max(one, other) <= batch.last_transaction();
+    });
+}
+
 void WriteAheadLog::make_loggable(UnflushedData::Note note) { state_->data.make_loggable(note); }
 
 std::size_t WriteAheadLog::copy_limit() const {
@@ -409,6 +458,7 @@ void WriteAheadLog::note_durable(Sequence transaction) {
     CHECK(transaction <= state_->appended);
     state_->durable = std::max(state_->durable, transaction);
     state_->batch_written.wake_all();
+    state_->data_ended.wake_all();
 }
 
 Result<void> WriteAheadLog::status() const {
@@ -443,6 +493,7 @@ void WriteAheadLog::trim(const LogPosition& mark) {
     s.marked = false;
     s.forget_logged_before(mark.batch);
     s.batch_written.wake_all();
+    s.data_ended.wake_all();
 }
 
 std::uint64_t WriteAheadLog::used_blocks() const {

@@ -15,6 +15,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "blobstore/format.h"
@@ -44,6 +45,7 @@ class WriteAheadLog {
         bool data_before_log = false;    // data is not made durable before the batch that maps it
         bool log_before_answer = false;  // nor the batch before it counts as durable
         bool settle_before_answer = false;  // data in the log goes on counting after a flush
+        bool data_under_way = false;  // a batch does not wait for data that is under way
     };
     // The device must outlive the log.
     WriteAheadLog(driver::Device& device, const Geometry& geometry)
@@ -78,6 +80,18 @@ class WriteAheadLog {
     // blob's own; else make_loggable() says so when the transaction is appended.
     UnflushedData::Note note_data_written(WrittenData written, bool loggable);
     void make_loggable(UnflushedData::Note note);
+    // Data that is still under way to the device, of the next record or of none: a batch with
+    // records that are appended from now on is not written before end_data(). Its note is what
+    // note_data_written() said then. not_written: nothing undoes what its record says, so neither
+    // that nor what came after it may ever be durable: commit() fails with it from then on.
+    using DataTicket = std::uint64_t;
+    DataTicket begin_data();
+    void end_data(DataTicket ticket, UnflushedData::Note note,
+                  const std::optional<Error>& not_written = std::nullopt);
+    // Until all that is under way now is over. Suspends.
+    void wait_for_data(driver::Suspend& suspend);
+    // Whether a crash leaves both transactions or neither. REQUIRES that neither is durable.
+    [[nodiscard]] bool in_one_batch(Sequence one, Sequence other) const;
     // Copies of so many bytes are of use to note_data_written(); often 0.
     [[nodiscard]] std::size_t copy_limit() const;
     // Makes all data noted so far durable, with or without records. A failed flush is an error for

@@ -17,9 +17,6 @@ namespace blobfs::fs {
 namespace {
 
 constexpr std::size_t kCopyBufferBytes = std::size_t{1} << 20;
-// With that much left no write that has found its space fails for want of some for its metadata,
-// whoever writes at the same time.
-constexpr std::uint64_t kPlentyBytes = std::uint64_t{32} << 20;
 
 Result<void> check_regular(const Inode& inode) {
     if (is_directory(inode.block)) {
@@ -39,8 +36,15 @@ Result<bool> write_once(Suspend& suspend, Filesystem::State& state, Inode& inode
                         std::uint64_t offset, ConstDmaSpan from,
                         std::optional<UnderWay> under_way) {
     blobstore::Transaction transaction;
-    TRY(state.store->write(suspend, to_blob(inode.number), offset, from, transaction, under_way));
-    const bool changed = !transaction.empty();
+    bool remapped = false;
+    const auto tell = [&](bool changes_mapping) {
+        remapped = changes_mapping;
+        inode.invalidate_space();
+        (*under_way)(remapped && inode.block.nlink != 0);
+    };
+    TRY(state.store->write(suspend, to_blob(inode.number), offset, from, transaction,
+                           under_way ? std::optional<UnderWay>(tell) : std::nullopt));
+    const bool changed = remapped || !transaction.empty();
     const auto committed = state.store->commit(suspend, transaction);
     inode.invalidate_space();
     TRY(committed);
@@ -104,13 +108,6 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
     if (from.empty()) {
         return Written{};
     }
-    bool told = false;
-    // Asked when this write has its space, so that what others took meanwhile does not count.
-    const auto tell = [&](bool remapped) {
-        if (told || state.store->space().available_bytes < kPlentyBytes) return;
-        told = true;
-        (*options.under_way)(remapped && inode->block.nlink != 0);
-    };
     Written done{.bytes = from.size()};
     // Who wants to be told early mostly changes more than data.
     bool overwritten = false;
@@ -118,9 +115,7 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
         TRY_ASSIGN(overwritten, state.store->overwrite(suspend, to_blob(number), offset, from));
     }
     if (!overwritten) {
-        TRY_ASSIGN(done,
-                   write_fitting(suspend, state, *inode, offset, from,
-                                 options.under_way ? std::optional<UnderWay>(tell) : std::nullopt));
+        TRY_ASSIGN(done, write_fitting(suspend, state, *inode, offset, from, options.under_way));
     }
     // The kernel takes a short count from its cache for all of it: what does not fit would be lost,
     // and the next fsync would not tell.

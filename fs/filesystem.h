@@ -88,9 +88,10 @@ struct WriteOptions {
     // From the kernel's writeback cache (FUSE_WRITE_CACHE), which takes a short count for all: what
     // does not fit whole is kNoSpace, though a part of it may have been written.
     bool whole = false;
-    // Called, at most once, when nothing but the device can fail any more: there is plenty of
-    // space, all of the range is locked, the device has the data. Told what Written::allocated will
-    // be. Must not suspend. Not called where the write ends at once, or may run out of space.
+    // Called, at most once, when nothing but the device can fail any more: what it changes is
+    // committed, and comes in the log before whatever is done from then on; all of the range is
+    // locked, the device has the data. Told what Written::allocated will be. Must not suspend.
+    // Not called where the write ends at once.
     std::optional<blobstore::UnderWay> under_way{};
 };
 

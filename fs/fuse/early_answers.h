@@ -33,6 +33,7 @@ class EarlyAnswers {
     Ticket begin(InodeNumber inode);
     void end(Ticket ticket, const std::optional<Error>& error);
 
+    [[nodiscard]] bool idle() const { return under_way_ == 0; }
     // Whether any of the inode's is under way.
     [[nodiscard]] bool any(InodeNumber inode) const {
         return under_way_ != 0 && by_inode_.contains(value(inode));

@@ -197,45 +197,28 @@ Result<Reply> Operations::serve(Suspend& suspend, Request& request) {
 
 void Operations::settle_for(Suspend& suspend, const Request& request) {
     switch (request.header().opcode) {
-        // The store's locks put these in their order; who writes beyond the end of a file has
-        // locked all from there on.
-        case FUSE_READ:
-        case FUSE_WRITE:
-        case FUSE_LOOKUP:   // settled()
-        case FUSE_TMPFILE:  // a new inode, without a name
-        case FUSE_READLINK:
-        case FUSE_READDIR:  // no attributes
-        case FUSE_GETXATTR:
-        case FUSE_LISTXATTR:
-            return;
-        case FUSE_GETATTR:
-            early_.settle(suspend, request.inode());
+        // What these make durable holds all that was answered before, of whatever inode, and they
+        // tell what became of it. All others find what was answered early already committed.
+        case FUSE_FSYNC:
+        case FUSE_FSYNCDIR:
+        case FUSE_SYNCFS:
+        case FUSE_IOCTL:
+            early_.settle_all(suspend);
             return;
         default:
-            // Among them what changes names and sizes, of whatever inode: in the log it must come
-            // behind the data that was answered before it, or a crash could take a copy after its
-            // original was removed. And FSYNC, which holds all that was answered before it.
-            early_.settle_all(suspend);
             return;
     }
 }
 
 Result<void> Operations::check_written(Suspend& suspend, InodeNumber parent,
                                        std::string_view name) {
-    if (!early_.any_error()) return {};
+    if (early_.idle() && !early_.any_error()) return {};
     const Result<Attributes> found = filesystem_.lookup(suspend, parent, name);
     if (!found) return {};  // the caller's to tell
     filesystem_.forget(found->inode, 1);
+    early_.settle(suspend, found->inode);
     if (const auto error = early_.error(found->inode)) return fail(*error);
     return {};
-}
-
-Result<Attributes> Operations::settled(Suspend& suspend, const Attributes& found) {
-    if (!early_.any(found.inode)) return found;
-    early_.settle(suspend, found.inode);
-    auto attributes = filesystem_.getattr(suspend, found.inode);
-    if (!attributes) filesystem_.forget(found.inode, 1);
-    return attributes;
 }
 
 // References. -----------------------------------------------------------------------------------
@@ -302,10 +285,7 @@ Result<Reply> Operations::lookup(Suspend& suspend, Request& request) {
     const auto name = arguments.take_string();
     if (!name) return malformed();
     const Result<Attributes> found = filesystem_.lookup(suspend, request.inode(), *name);
-    if (found) {
-        TRY_ASSIGN(const Attributes attributes, settled(suspend, *found));
-        return entry_reply(request, attributes);
-    }
+    if (found) return entry_reply(request, *found);
     if (found.error().code != Errc::kNotFound) return fail(found.error());
     // Node 0: there is no such name, and the kernel may remember it.
     request.head<fuse_entry_out>().entry_valid = kForeverSeconds;
@@ -389,7 +369,6 @@ Result<Reply> Operations::create(Suspend& suspend, Request& request) {
                filesystem_.create(suspend, caller(request, in->umask), request.inode(), *name,
                                   in->mode, (in->flags & O_EXCL) != 0));
     note_names(request.inode());
-    TRY_ASSIGN(made, settled(suspend, made));
     if ((in->flags & O_TRUNC) != 0 && made.size != 0) {
         // It was there already; the kernel believes that CREATE has emptied it.
         SetAttributes empty;

@@ -36,11 +36,8 @@ class Operations final : public Service {
     void undelivered(const Request& request, const Reply& reply) override;
 
   private:
-    // Waits until writes that were answered early are over, those that the request may see the
-    // outcome of.
+    // Waits until writes that were answered early are over, if the request is to make them durable.
     void settle_for(driver::Suspend& suspend, const Request& request);
-    // The same for an inode that a name turned out to be: its attributes as they are then.
-    Result<Attributes> settled(driver::Suspend& suspend, const Attributes& found);
     // The error of a write that nobody has heard of, of the inode that has this name: it is not to
     // take another's place.
     Result<void> check_written(driver::Suspend& suspend, InodeNumber parent, std::string_view name);

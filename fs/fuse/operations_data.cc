@@ -180,7 +180,6 @@ Result<Reply> Operations::seek(Suspend& suspend, Request& request) {
     // The kernel asks without writing its cache out first.
     if (write_back_ != nullptr && !filesystem_.read_only()) {
         write_back_->write_out(suspend, request.inode(), in->offset);
-        early_.settle(suspend, request.inode());
     }
     TRY_ASSIGN(const std::uint64_t offset,
                filesystem_.seek(suspend, request.inode(), in->offset,

@@ -231,11 +231,22 @@ void Workload::write(Suspend& suspend, std::uint64_t id, std::uint64_t first,
     }
     Transaction transaction;
     const ConstDmaSpan from = data.span().first(sectors * kSector);
+    // Committed before its data is there: whatever is done from then on comes behind it.
+    const auto committed = [&](bool) {
+        const std::uint64_t size = std::max(version.size, (first + sectors) * kSector);
+        if (size == version.size) return;
+        Transaction nothing;
+        version.size = size;
+        version.sequence = commit(suspend, nothing);  // of the last one; does not suspend
+        remember(id, version);
+    };
+    std::optional<UnderWay> under_way;
+    if (below(2) == 0) under_way.emplace(committed);
     const auto put = [&]() -> Result<void> {
         TRY_ASSIGN(const bool overwritten,
                    store_->overwrite(suspend, BlobId{id}, first * kSector, from));
         if (overwritten) return {};
-        return store_->write(suspend, BlobId{id}, first * kSector, from, transaction);
+        return store_->write(suspend, BlobId{id}, first * kSector, from, transaction, under_way);
     };
     if (full(put())) return refuse(id);
     version.size = std::max(version.size, (first + sectors) * kSector);
@@ -650,7 +661,8 @@ TEST_P(BlobstoreCrashWithout, IsFoundOut) {
 
 std::string rule_name(const testing::TestParamInfo<OrderRule>& rule) {
     constexpr const char* kNames[] = {"DataBeforeLog", "LogBeforeAnswer", "DurableBeforeReuse",
-                                      "NeverInPlace",  "DeleteWhenFull",  "SettleBeforeAnswer"};
+                                      "NeverInPlace",  "DeleteWhenFull",  "SettleBeforeAnswer",
+                                      "DataUnderWay"};
     return kNames[static_cast<std::size_t>(rule.param)];
 }
 
@@ -658,7 +670,7 @@ std::string rule_name(const testing::TestParamInfo<OrderRule>& rule) {
 INSTANTIATE_TEST_SUITE_P(Rule, BlobstoreCrashWithout,
                          testing::Values(OrderRule::kDataBeforeLog, OrderRule::kLogBeforeAnswer,
                                          OrderRule::kDurableBeforeReuse, OrderRule::kNeverInPlace,
-                                         OrderRule::kSettleBeforeAnswer),
+                                         OrderRule::kSettleBeforeAnswer, OrderRule::kDataUnderWay),
                          rule_name);
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,8 +38,9 @@ constexpr std::size_t kPage = 4096;
 
 class EarlyAnswer : public testing::Test {
   protected:
-    explicit EarlyAnswer(std::uint64_t device_bytes = std::uint64_t{256} << 20)
-        : device_bytes_(device_bytes) {}
+    explicit EarlyAnswer(std::uint64_t device_bytes = std::uint64_t{256} << 20,
+                         std::optional<blobstore::OrderRule> broken_rule = {})
+        : device_bytes_(device_bytes), broken_rule_(broken_rule) {}
 
     void SetUp() override {
         must(driver::start_environment(
@@ -51,6 +53,7 @@ class EarlyAnswer : public testing::Test {
             must(Filesystem::format(suspend, *device_, {}));
             OpenOptions options;
             options.store.commit_interval_ms = 0;  // nothing happens that the test does not ask for
+            options.store.broken_rule = broken_rule_;
             options.write_back_ms = 1'000'000;
             fs_ = must(Filesystem::open(suspend, *device_, std::move(options)));
             file_ = must(fs_->create(suspend, kRootUser, kRootInode, "file", 0644, true)).inode;
@@ -142,9 +145,18 @@ class EarlyAnswer : public testing::Test {
         return head;
     }
 
-    void after_power_cut(const std::function<void(Suspend&, Filesystem&)>& look);
+    using Look = std::function<void(Suspend&, Filesystem&)>;
+    void after_power_cut(const Look& look) { after_power_cut(look, disk().journal().size()); }
+    void after_power_cut(const Look& look, std::size_t journal);
+    // What cuts leave of a copy and its original: each with all else that the file is to hold.
+    std::size_t lost_both(const std::function<void(Suspend&)>& make_durable);
+
+    driver::PowerCutMedium& disk() {
+        return static_cast<driver::PowerCutMedium&>(medium_->inner());
+    }
 
     const std::uint64_t device_bytes_;
+    const std::optional<blobstore::OrderRule> broken_rule_;
     PlayedKernel kernel_;
     driver::Reactor reactor_;
     FaultyMedium* medium_ = nullptr;
@@ -155,13 +167,12 @@ class EarlyAnswer : public testing::Test {
     InodeNumber file_{};
 };
 
-// What a power cut leaves now, whatever it takes of what was not flushed.
-void EarlyAnswer::after_power_cut(const std::function<void(Suspend&, Filesystem&)>& look) {
-    const auto& disk = static_cast<driver::PowerCutMedium&>(medium_->inner());
+// What a power cut leaves when so much was written, whatever it takes of what was not flushed.
+void EarlyAnswer::after_power_cut(const Look& look, std::size_t journal) {
     for (std::uint64_t seed = 0; seed < 8; ++seed) {
         reactor_.block_on([&](Suspend& suspend) {
             auto left = driver::PowerCutMedium::create({.bytes = device_bytes_},
-                                                       disk.image(disk.journal().size(), seed));
+                                                       disk().image(journal, seed));
             auto device = must(Device::open(suspend, std::move(left), {}));
             auto after = must(Filesystem::open(suspend, *device, {}));
             look(suspend, *after);
@@ -255,6 +266,85 @@ TEST_F(EarlyAnswer, RenameComesBehindTheDataOfTheFile) {
     in.newdir = value(kRootInode);
     send(FUSE_RENAME, 2, kRootInode, bytes_of(in) + std::string("file\0other\0", 11));
     expect_answer(2, false);
+}
+
+// The file grows, an answer is given, and "old" is removed, while the device is at work. How many
+// cuts at any time since then leave neither, or a file that holds what was never written to it.
+std::size_t EarlyAnswer::lost_both(const std::function<void(Suspend&)>& make_durable) {
+    reactor_.block_on([&](Suspend& suspend) {
+        must(fs_->create(suspend, kRootUser, kRootInode, "old", 0644, true));
+        must(fs_->sync(suspend));
+    });
+    const std::size_t begin = disk().journal().size();
+    medium_->add({.effect = Fault::Effect::kDelay,
+                  .kind = Kind::kWrite,
+                  .count = 1,  // the data
+                  .delay_us = 4 * kLateUs});
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, true);
+    send(FUSE_UNLINK, 2, kRootInode, std::string("old\0", 4));
+    expect_answer(2, true);  // it waits for nothing
+    reactor_.block_on(make_durable);
+    std::size_t lost = 0, gone = 0;
+    for (std::size_t cut = begin; cut <= disk().journal().size(); ++cut) {
+        after_power_cut(
+            [&](Suspend& suspend, Filesystem& after) {
+                auto buffer = must(driver::DmaBuffer::allocate(kPage));
+                const std::size_t bytes =
+                    must(after.read(suspend, file_, kFileBytes, buffer.span()));
+                const std::string text(reinterpret_cast<const char*>(buffer.data()), bytes);
+                const auto old = after.lookup(suspend, kRootInode, "old");
+                if (old) after.forget(old->inode, 1);
+                gone += old ? 0 : 1;
+                const bool whole = text == std::string(kPage, 'n');
+                lost += whole || (old && text.empty()) ? 0 : 1;
+            },
+            cut);
+    }
+    EXPECT_GT(gone, 0U);
+    return lost;
+}
+
+TEST_F(EarlyAnswer, NamesNeedNotWaitForTheDataBeforeThem) {
+    EXPECT_EQ(lost_both([&](Suspend& suspend) { must(fs_->sync(suspend)); }), 0U);
+}
+
+TEST_F(EarlyAnswer, ACheckpointWaitsForTheDataThatItMaps) {
+    EXPECT_EQ(lost_both([&](Suspend& suspend) { must(fs_->store().checkpoint(suspend)); }), 0U);
+}
+
+class EarlyAnswerThatNobodyWaitsFor : public EarlyAnswer {
+  protected:
+    EarlyAnswerThatNobodyWaitsFor()
+        : EarlyAnswer(std::uint64_t{256} << 20, blobstore::OrderRule::kDataUnderWay) {}
+};
+
+TEST_F(EarlyAnswerThatNobodyWaitsFor, IsFoundOutInTheLog) {
+    EXPECT_GT(lost_both([&](Suspend& suspend) { must(fs_->sync(suspend)); }), 0U);
+}
+
+TEST_F(EarlyAnswerThatNobodyWaitsFor, IsFoundOutInACheckpoint) {
+    EXPECT_GT(lost_both([&](Suspend& suspend) { must(fs_->store().checkpoint(suspend)); }), 0U);
+}
+
+TEST_F(EarlyAnswer, WhatTheDeviceDidNotTakeReadsAsZeroes) {
+    medium_->add({.kind = Kind::kWrite,
+                  .count = 1,
+                  .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
+    send_write(1, kFileBytes, 'n');
+    EXPECT_EQ(receive().header.error, 0);
+    send_fsync(2);
+    EXPECT_EQ(receive().header.error, -EIO);
+    const auto look = [&](Suspend& suspend, Filesystem& fs) {
+        EXPECT_EQ(must(fs.getattr(suspend, file_)).size, kFileBytes + kPage);
+        EXPECT_FALSE(fs.seek(suspend, file_, kFileBytes, SeekFor::kData)) << "it is mapped";
+    };
+    reactor_.block_on([&](Suspend& suspend) { look(suspend, *fs_); });
+    after_power_cut(look);
+    send_write(3, kFileBytes + kPage, 'm');  // and the store goes on
+    EXPECT_EQ(receive().header.error, -EIO) << "of the one before";
+    send_fsync(4);
+    EXPECT_EQ(receive().header.error, 0);
 }
 
 // cp a b; rm a: when a is gone, b is whole.
@@ -380,16 +470,19 @@ TEST_F(EarlyAnswer, IsNotForDirectAndSynchronousWrites) {
     expect_answer(2, false);
 }
 
-// Where space may run out while the write is under way.
-class EarlyAnswerOnASmallDevice : public EarlyAnswer {
-  protected:
-    EarlyAnswerOnASmallDevice() : EarlyAnswer(std::uint64_t{32} << 20) {}
-};
-
-TEST_F(EarlyAnswerOnASmallDevice, IsNotGiven) {
+// Its space is found, and all that it changes is committed before.
+TEST_F(EarlyAnswer, IsNotGivenWhereThereIsNoSpace) {
+    reactor_.block_on([&](Suspend& suspend) {
+        const auto filler =
+            must(fs_->create(suspend, kRootUser, kRootInode, "filler", 0644, true)).inode;
+        std::uint64_t filled = 0;
+        for (std::uint64_t step = device_bytes_; step >= kPage; step /= 2) {
+            while (fs_->fallocate(suspend, filler, 0, filled, step)) filled += step;
+        }
+    });
     writes_take_long();
-    send_write(1, 0, 'n');
-    expect_answer(1, false);
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, false, ENOSPC);
 }
 
 TEST(EarlyAnswers, SettlingWaitsForWhatBeganBeforeOnly) {
