@@ -40,7 +40,8 @@ void BlobLock::release() {
     if (locks_ == nullptr) return;
     if (mapping_) entry_->mapping.unlock();
     if (range_->exclusive) --entry_->exclusives;
-    locks_->spare_.splice(locks_->spare_.begin(), entry_->ranges, range_);
+    entry_->ranges.erase(entry_->ranges.iterator_to(*range_));
+    locks_->spare_.push_back(range_);
     BlobLocks::grant(*entry_);
     locks_->leave(blob_, *entry_);
     locks_ = nullptr;
@@ -66,16 +67,15 @@ BlobLock BlobLocks::lock(driver::Suspend& suspend, BlobId blob, std::uint64_t fi
                          std::uint64_t end, Mode mode) {
     Blob& entry = this->entry(blob);
     ++entry.users;
-    if (spare_.empty()) spare_.emplace_back();
-    const auto range = spare_.begin();
-    *range = Range{.first = first,
-                   .end = end,
-                   .exclusive = mode == Mode::kExclusive,
-                   .granted = false,
-                   .waiter = nullptr};
-    entry.ranges.splice(entry.ranges.end(), spare_, range);
+    if (spare_.empty()) spare_.push_back(made_.emplace_back(std::make_unique<Range>()).get());
+    Range* const range = spare_.back();
+    spare_.pop_back();
+    range->first = first;
+    range->end = end;
+    range->exclusive = mode == Mode::kExclusive;
+    entry.ranges.push_back(*range);
     if (range->exclusive) ++entry.exclusives;
-    range->granted = !conflicts(entry, range);
+    range->granted = !conflicts(entry, *range);
     if (!range->granted) {
         ++entry.waiting;
         range->waiter = &suspend.current();
@@ -90,21 +90,22 @@ BlobLock BlobLocks::lock(driver::Suspend& suspend, BlobId blob, std::uint64_t fi
 }
 
 // Whether the range has to wait for one that came before it.
-bool BlobLocks::conflicts(const Blob& blob, Ranges::const_iterator range) {
+bool BlobLocks::conflicts(const Blob& blob, const Range& range) {
     if (blob.exclusives == 0) return false;
-    return std::any_of(blob.ranges.begin(), range, [&](const Range& before) {
-        return before.first < range->end && range->first < before.end &&
-               (before.exclusive || range->exclusive);
-    });
+    return std::any_of(blob.ranges.begin(), blob.ranges.iterator_to(range),
+                       [&](const Range& before) {
+                           return before.first < range.end && range.first < before.end &&
+                                  (before.exclusive || range.exclusive);
+                       });
 }
 
 void BlobLocks::grant(Blob& blob) {
     if (blob.waiting == 0) return;
-    for (auto range = blob.ranges.begin(); range != blob.ranges.end(); ++range) {
-        if (range->granted || conflicts(blob, range)) continue;
-        range->granted = true;
+    for (Range& range : blob.ranges) {
+        if (range.granted || conflicts(blob, range)) continue;
+        range.granted = true;
         --blob.waiting;
-        range->waiter->wake();
+        range.waiter->wake();
     }
 }
 

@@ -7,9 +7,10 @@
 
 #include <absl/container/flat_hash_map.h>
 
+#include <boost/intrusive/list.hpp>
 #include <cstdint>
-#include <list>
 #include <memory>
+#include <vector>
 
 #include "blobstore/units.h"
 #include "driver/reactor/fiber.h"
@@ -19,14 +20,16 @@ namespace blobfs::blobstore {
 class BlobLocks;
 
 namespace blob_lock_internal {
-struct Range {
-    std::uint64_t first, end;  // bytes
-    bool exclusive;
-    bool granted;
-    driver::Fiber* waiter;
+struct Range : boost::intrusive::list_base_hook<
+                   boost::intrusive::link_mode<boost::intrusive::normal_link>> {
+    std::uint64_t first = 0, end = 0;  // bytes
+    bool exclusive = false;
+    bool granted = false;
+    driver::Fiber* waiter = nullptr;
 };
+using Ranges = boost::intrusive::list<Range, boost::intrusive::constant_time_size<false>>;
 struct Blob {
-    std::list<Range> ranges;     // in order of arrival
+    Ranges ranges;               // in order of arrival
     std::size_t waiting = 0;     // ranges that are not granted
     std::size_t exclusives = 0;  // ranges that are exclusive
     driver::FiberMutex mapping;
@@ -55,7 +58,7 @@ class BlobLock {
     BlobLocks* locks_ = nullptr;
     BlobId blob_{};
     blob_lock_internal::Blob* entry_ = nullptr;
-    std::list<blob_lock_internal::Range>::iterator range_{};
+    blob_lock_internal::Range* range_ = nullptr;
     bool mapping_ = false;
 };
 
@@ -74,14 +77,15 @@ class BlobLocks {
 
   private:
     friend class BlobLock;
-    using Ranges = std::list<blob_lock_internal::Range>;
-    static bool conflicts(const blob_lock_internal::Blob& blob, Ranges::const_iterator range);
+    static bool conflicts(const blob_lock_internal::Blob& blob,
+                          const blob_lock_internal::Range& range);
     static void grant(blob_lock_internal::Blob& blob);
     blob_lock_internal::Blob& entry(BlobId blob);
     void leave(BlobId blob, blob_lock_internal::Blob& entry);
 
     absl::flat_hash_map<std::uint64_t, std::unique_ptr<blob_lock_internal::Blob>> blobs_;
-    Ranges spare_;  // list nodes that were used before
+    std::vector<std::unique_ptr<blob_lock_internal::Range>> made_;  // as many as ever at a time
+    std::vector<blob_lock_internal::Range*> spare_;                 // of these, not in use
     // The blob that was asked for last; it stays in the map without users, as it is mostly the next
     // one, too.
     BlobId last_id_{};

@@ -39,6 +39,8 @@ struct Run {
     BlobId blob;
     std::uint64_t blocks;
     Time::time_point begin;
+    // One for all, as in blobfs-perf: those of all fibers would not fit into the first cache.
+    std::mt19937_64 random{1};
     std::uint64_t ios = 0;
     std::optional<Error> error{};
     driver::WaitGroup fibers{};
@@ -57,11 +59,14 @@ Result<void> one_io(Suspend& suspend, Run& run, std::uint64_t offset, driver::Dm
     return {};
 }
 
-void load(Suspend& suspend, Run& run, driver::DmaSpan memory, std::uint64_t seed) {
-    std::mt19937_64 random(seed);
+std::uint64_t below(std::mt19937_64& random, std::uint64_t limit) {
+    return static_cast<std::uint64_t>(static_cast<unsigned __int128>(random()) * limit >> 64);
+}
+
+void load(Suspend& suspend, Run& run, driver::DmaSpan memory) {
     for (unsigned i = 0; !run.error; ++i) {
         if (i % kIosPerLook == 0 && seconds_since(run.begin) >= run.workload.seconds) break;
-        const std::uint64_t offset = random() % run.blocks * run.workload.block_bytes;
+        const std::uint64_t offset = below(run.random, run.blocks) * run.workload.block_bytes;
         if (const auto done = one_io(suspend, run, offset, memory); !done) {
             run.error = done.error();
             break;
@@ -102,7 +107,7 @@ Result<BlobResult> on_store(Suspend& suspend, driver::Reactor& reactor, Blobstor
     for (std::uint32_t i = 0; i < workload.depth; ++i) {
         const driver::DmaSpan part =
             memory.span().subspan(i * workload.block_bytes, workload.block_bytes);
-        reactor.spawn([&run, part, i](Suspend& fiber) { load(fiber, run, part, i); });
+        reactor.spawn([&run, part](Suspend& fiber) { load(fiber, run, part); });
     }
     run.fibers.wait(suspend);
     if (run.error) return fail(*run.error);
