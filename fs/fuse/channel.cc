@@ -13,8 +13,8 @@ namespace blobfs::fs::fuse {
 namespace {
 
 // Requests taken in one turn of the reactor: enough to make batches for the device, few enough
-// that completions are not kept waiting.
-constexpr unsigned kRequestsPerTurn = 16;
+// that it works on these while the next are taken (README.md has what was measured).
+constexpr unsigned kRequestsPerTurn = 8;
 // No more is read from the descriptor in a turn that has brought this much: a large WRITE is copied
 // by the kernel while it is read, and the device might write it meanwhile.
 constexpr std::size_t kBytesPerTurn = 128 * 1024;
