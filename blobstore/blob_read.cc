@@ -62,6 +62,9 @@ Result<std::size_t> Blobstore::read(Suspend& suspend, BlobId blob, std::uint64_t
     std::uint64_t end = std::min(offset + into.size(), kMaxBlobBytes);
     const BlobLock lock = store.locks.lock(suspend, blob, round_down(offset, kAlignment),
                                            round_up(end, kAlignment), BlobLocks::Mode::kShared);
+    if (!store.not_written.empty() && store.not_written.contains(value(blob))) {
+        return fail(*store.failure);
+    }
     const bool aligned = offset % kAlignment == 0 &&
                          reinterpret_cast<std::uintptr_t>(into.data()) % kMemoryAlignment == 0;
     const bool whole_blocks = aligned && end % kAlignment == 0;

@@ -311,6 +311,7 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
     if (under_way_ && remapped && !finished) {
         if (const Result<void> undone = take_back(suspend, lock); !undone) {
             lost = finished.error();
+            store_.not_written.insert(value(blob_));
             store_.fail_store(*lost);
         }
     }

@@ -3,6 +3,7 @@
 // What a Blobstore is made of; private to the blobstore. Reactor thread.
 
 #include <absl/container/flat_hash_map.h>
+#include <absl/container/flat_hash_set.h>
 
 #include <atomic>
 #include <memory>
@@ -65,6 +66,9 @@ struct Blobstore::State {
     bool read_only = false;
     std::optional<Error> failure;  // why the store refuses changes
     bool shut_down = false;
+    // Blobs whose mapping leads to what the device did not take, and could not be taken back: what
+    // lies there may be another's. Not empty only when the store has failed.
+    absl::flat_hash_set<std::uint64_t> not_written;
     Statistics counters;
 
     // Background work (background.cc).

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/falloc.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -45,8 +46,10 @@ class EarlyAnswer : public testing::Test {
     void SetUp() override {
         must(driver::start_environment(
             {.memory_bytes = std::size_t{512} << 20, .hugepages = false}));
-        auto owned = std::make_unique<FaultyMedium>(
+        auto failing = std::make_unique<FaultyMedium>(
             driver::PowerCutMedium::create({.bytes = device_bytes_}));
+        failing_ = failing.get();
+        auto owned = std::make_unique<FaultyMedium>(std::move(failing));
         medium_ = owned.get();
         reactor_.block_on([&](Suspend& suspend) {
             device_ = must(Device::open(suspend, std::move(owned), {}));
@@ -71,8 +74,13 @@ class EarlyAnswer : public testing::Test {
         reactor_.block_on([&](Suspend& suspend) {
             channel_->stop_reading();
             channel_->drain(suspend);
-            for (const std::string& finding : must(fs_->check(suspend))) ADD_FAILURE() << finding;
-            must(fs_->close(suspend));
+            if (fs_->read_only()) {
+                EXPECT_FALSE(fs_->close(suspend));
+            } else {
+                for (const std::string& finding : must(fs_->check(suspend)))
+                    ADD_FAILURE() << finding;
+                must(fs_->close(suspend));
+            }
             fs_.reset();
             (void)device_->close(suspend);
         });
@@ -152,7 +160,7 @@ class EarlyAnswer : public testing::Test {
     std::size_t lost_both(const std::function<void(Suspend&)>& make_durable);
 
     driver::PowerCutMedium& disk() {
-        return static_cast<driver::PowerCutMedium&>(medium_->inner());
+        return static_cast<driver::PowerCutMedium&>(failing_->inner());
     }
 
     const std::uint64_t device_bytes_;
@@ -160,6 +168,7 @@ class EarlyAnswer : public testing::Test {
     PlayedKernel kernel_;
     driver::Reactor reactor_;
     FaultyMedium* medium_ = nullptr;
+    FaultyMedium* failing_ = nullptr;  // behind it: what the other delays may fail at last
     std::unique_ptr<Device> device_;
     std::unique_ptr<Filesystem> fs_;
     std::unique_ptr<Operations> operations_;
@@ -345,6 +354,43 @@ TEST_F(EarlyAnswer, WhatTheDeviceDidNotTakeReadsAsZeroes) {
     EXPECT_EQ(receive().header.error, -EIO) << "of the one before";
     send_fsync(4);
     EXPECT_EQ(receive().header.error, 0);
+}
+
+// A checkpoint is under way, so nothing can be taken back: the store is read-only after the first,
+// and what the second mapped belonged to another file once.
+TEST_F(EarlyAnswer, WhatTheDeviceDidNotTakeShowsNothingOfOtherFilesWhenTheStoreHasFailed) {
+    reactor_.block_on([&](Suspend& suspend) {
+        const auto secret =
+            must(fs_->create(suspend, kRootUser, kRootInode, "secret", 0600, true)).inode;
+        auto buffer = must(driver::DmaBuffer::allocate(kFileBytes));
+        std::memset(buffer.data(), 'S', kFileBytes);
+        for (std::uint64_t at = 0; at < 64 * kFileBytes; at += kFileBytes)
+            must(fs_->write(suspend, secret, at, buffer.span(), {}));
+        must(fs_->fallocate(suspend, secret, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                            64 * kFileBytes));
+        must(fs_->store().checkpoint(suspend));
+    });
+    medium_->add(
+        {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .count = 1, .delay_us = kLateUs});
+    medium_->add({.effect = Fault::Effect::kDelay,
+                  .kind = Kind::kWrite,
+                  .count = 1,
+                  .delay_us = 4 * kLateUs});
+    failing_->add(
+        {.kind = Kind::kWrite, .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, true);
+    send_write(2, kFileBytes + kPage, 'n');
+    expect_answer(2, true);
+    reactor_.block_on(
+        [&](Suspend& suspend) { EXPECT_FALSE(fs_->store().checkpoint(suspend)); });
+    for (std::uint64_t i = 0; i < 2; ++i) {
+        send_read(3 + i, kFileBytes + i * kPage);
+        const Answer read = receive();
+        EXPECT_EQ(read.body.find('S'), std::string::npos) << "page " << i;
+    }
+    send_read(5, 0);
+    EXPECT_EQ(receive().header.unique, 5U);
 }
 
 // cp a b; rm a: when a is gone, b is whole.
