@@ -216,7 +216,7 @@ Result<void> WriteAheadLog::commit(Suspend& suspend, Sequence transaction) {
             s.batch_written.wait(suspend);
         } else if (s.oldest_data < s.queue.front().data_begun && !s.left_out.data_under_way) {
             // Not for ever for what others append meanwhile.
-            if (++waits == kWaitsForData && !s.queue.front().sealed) s.seal(s.queue.front());
+            if (++waits >= kWaitsForData && !s.queue.front().sealed) s.seal(s.queue.front());
             s.data_ended.wait(suspend);
         } else {
             s.write_first(suspend);

@@ -639,6 +639,34 @@ TEST_F(WriteAheadLogTest, FlushUnderWayDoesNotCoverLaterData) {
     EXPECT_EQ(device_->events, "FUFU");
 }
 
+// One piece of data begins before the other ends, each with a record, for ever. The first batch is
+// closed already, so that the second, which is asked for, has its turn after many waits only.
+TEST_F(WriteAheadLogTest, DataThatKeepsBeginningDelaysACommitForSoLongOnly) {
+    run([&](Suspend& suspend) {
+        const auto first = log_->begin_data();
+        log_->append(record("first"));
+        log_->mark();
+        auto under_way = log_->begin_data();
+        const Sequence wanted = log_->append(record("wanted"));
+        bool durable = false;
+        suspend.reactor().spawn([&, wanted](Suspend& other) {
+            EXPECT_TRUE(log_->commit(other, wanted));
+            durable = true;
+        });
+        int pieces = 0;
+        for (; !durable && pieces < 300; ++pieces) {
+            const auto next = log_->begin_data();
+            log_->append(record("more"));
+            log_->end_data(std::exchange(under_way, next), 0);
+            if (pieces == 50) log_->end_data(first, 0);
+            suspend.yield();
+        }
+        EXPECT_TRUE(durable) << "after " << pieces;
+        log_->end_data(under_way, 0);
+        while (!durable) suspend.yield();
+    });
+}
+
 TEST_F(WriteAheadLogTest, WithoutVolatileCacheNothingIsFlushed) {
     make(false);
     note_large_data();
