@@ -109,7 +109,10 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
         early = early_.begin(request.inode());
         request.answer_early(written_reply(request, in->size));
     };
-    if (from_cache && !options.durable) options.under_way.emplace(answer_early);
+    if (from_cache && !options.durable && request.can_be_answered_early() &&
+        early_.admits(request.inode())) {
+        options.under_way.emplace(answer_early);
+    }
     const Result<Written> written = filesystem_.write(suspend, request.inode(), in->offset,
                                                       request.data().first(in->size), options);
     if (early) {

@@ -227,6 +227,23 @@ TEST_F(EarlyAnswer, IsGivenToSixteenAtATime) {
     EXPECT_EQ(last.header.unique, EarlyAnswers::kMost + 1) << "when it is done";
 }
 
+// Else a batch of the log would wait for all that the kernel sends.
+TEST_F(EarlyAnswer, BeyondSixteenTheDataComesBeforeItsRecord) {
+    medium_->add(
+        {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_us = 10 * kLateUs});
+    for (std::uint64_t i = 0; i < EarlyAnswers::kMost; ++i) {
+        send_write(i + 1, i % 16 * kPage, 'x');
+        expect_answer(i + 1, true);
+    }
+    send_write(100, kFileBytes, 'n');
+    reactor_.block_on([](Suspend& suspend) { suspend.sleep_us(kLateUs / 10); });
+    send(FUSE_GETATTR, 101, file_, bytes_of(fuse_getattr_in{}));
+    const Answer answer = receive();
+    EXPECT_EQ(answer.header.unique, 101U);
+    EXPECT_EQ(head_of<fuse_attr_out>(answer).attr.size, kFileBytes);
+    expect_answer(100, false);
+}
+
 TEST_F(EarlyAnswer, FsyncWaitsForTheWriteAndMakesItDurable) {
     writes_take_long();
     send_write(1, kPage, 'n');
