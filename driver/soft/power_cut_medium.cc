@@ -28,14 +28,23 @@ void PowerCutMedium::start(MediumOperation& operation) {
         finish(operation, visible_);
         return;
     }
-    waiting_.push_back({&operation, visible_});
+    std::uint64_t not_before = polls_ + 1;
+    if (options_.slow_polls != 0 && operation.kind == MediumOperation::Kind::kWrite &&
+        random_() % options_.slow_one_in == 0) {
+        not_before += random_() % options_.slow_polls;
+    }
+    waiting_.push_back({&operation, visible_, not_before});
 }
 
 bool PowerCutMedium::poll() {
-    // About half of what waits, in any order. Those started by a callback wait for the next poll.
-    std::size_t some = waiting_.empty() ? 0 : 1 + random_() % waiting_.size();
+    // About half of what may end, in any order. Those started by a callback wait for the next poll.
+    ++polls_;
+    const auto slow =
+        std::stable_partition(waiting_.begin(), waiting_.end(),
+                              [&](const Waiting& one) { return one.not_before <= polls_; });
+    auto old = static_cast<std::size_t>(slow - waiting_.begin());
+    std::size_t some = old == 0 ? 0 : 1 + random_() % old;
     const bool any = some != 0;
-    std::size_t old = waiting_.size();
     for (; some != 0; --some) {
         const auto at = static_cast<std::ptrdiff_t>(random_() % old--);
         const Waiting chosen = waiting_[static_cast<std::size_t>(at)];
@@ -61,6 +70,12 @@ void PowerCutMedium::finish(MediumOperation& operation, std::size_t started) {
                 .offset = operation.offset,
                 .bytes = operation.bytes,
                 .started = started};
+    std::optional<MediumStatus> error;
+    if (fails_ && operation.kind != MediumOperation::Kind::kRead) error = fails_(operation);
+    if (error && operation.kind != MediumOperation::Kind::kWrite) {
+        operation.done(operation, *error);
+        return;
+    }
     switch (operation.kind) {
         case MediumOperation::Kind::kRead: {
             std::uint64_t at = operation.offset;
@@ -90,9 +105,19 @@ void PowerCutMedium::finish(MediumOperation& operation, std::size_t started) {
             event.covers = started;
             break;
     }
+    if (error) spoil(event);
     apply(contents_, event);
     journal_.push_back(std::move(event));
-    operation.done(operation, MediumStatus{});
+    operation.done(operation, error.value_or(MediumStatus{}));
+}
+
+// Of a write that fails some sectors keep what they had.
+void PowerCutMedium::spoil(Event& event) {
+    event.durable = false;
+    for (std::uint64_t at = 0; at < event.bytes; at += kSector) {
+        if (random_() % 2 == 0) continue;
+        contents_.read(event.offset + at, std::span(event.payload).subspan(at, kSector));
+    }
 }
 
 void PowerCutMedium::apply(SparseImage& image, const Event& event) {
@@ -128,12 +153,10 @@ std::size_t PowerCutMedium::durable_prefix(std::size_t cut) const {
     return prefix;
 }
 
-// The events from the cut up to here were under way: sent when no later event had ended than the
-// host knew of.
-std::size_t PowerCutMedium::horizon(std::size_t cut) const {
-    std::size_t end = cut;
-    while (end < journal_.size() && journal_[end].started <= cut) ++end;
-    return end;
+// Whether it had not ended at the cut, but was sent when no later event had ended than the host
+// knew of. Others, that were sent later, may end before it.
+bool PowerCutMedium::under_way(std::size_t event, std::size_t cut) const {
+    return event >= cut && journal_[event].started <= cut;
 }
 
 const SparseImage& PowerCutMedium::base(std::size_t prefix) const {
@@ -152,8 +175,8 @@ SparseImage PowerCutMedium::image(std::size_t cut, std::uint64_t seed) const {
     std::mt19937_64 random(seed * 0x9e3779b97f4a7c15ULL + cut);
     enum class Tear : std::uint8_t { kWhole, kPages, kSectors };
     const auto tear = static_cast<Tear>(random() % 3);
-    const std::size_t end = horizon(cut);
-    for (std::size_t i = prefix; i < end; ++i) {
+    for (std::size_t i = prefix; i < journal_.size(); ++i) {
+        if (i >= cut && !under_way(i, cut)) continue;
         const Event& event = journal_[i];
         const bool durable = i < cut && event.durable;
         if (durable || seed == 1) {
@@ -172,8 +195,8 @@ SparseImage PowerCutMedium::image(std::size_t cut, std::uint64_t seed) const {
 std::vector<std::size_t> PowerCutMedium::undecided(std::size_t cut) const {
     CHECK(cut <= journal_.size());
     std::vector<std::size_t> result;
-    const std::size_t end = horizon(cut);
-    for (std::size_t i = durable_prefix(cut); i < end; ++i) {
+    for (std::size_t i = durable_prefix(cut); i < journal_.size(); ++i) {
+        if (i >= cut && !under_way(i, cut)) continue;
         const Event& event = journal_[i];
         if (event.kind == Event::Kind::kFlush || (i < cut && event.durable)) continue;
         result.push_back(i);
@@ -186,8 +209,7 @@ SparseImage PowerCutMedium::image_with(std::size_t cut,
     CHECK(cut <= journal_.size());
     const std::size_t prefix = durable_prefix(cut);
     SparseImage result = base(prefix);
-    const std::size_t end = horizon(cut);
-    for (std::size_t i = prefix; i < end; ++i) {
+    for (std::size_t i = prefix; i < journal_.size(); ++i) {
         const bool durable = i < cut && journal_[i].durable;
         if (durable || std::binary_search(survivors.begin(), survivors.end(), i)) {
             apply(result, journal_[i]);

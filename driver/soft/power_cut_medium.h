@@ -12,13 +12,18 @@
 //   * under way at that moment (not acknowledged, sent before the host saw the acknowledgement of
 //     the last event before the cut): the same.
 //
+// A write may be made to fail: any subset of its sectors is written then, but none is durable.
+//
 // Reactor thread only.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "driver/base/result.h"
@@ -32,6 +37,9 @@ struct PowerCutOptions {
     std::uint32_t lba_bytes = 512;
     // Not 0: operations do not end at once but in a random order, in random polls, from this seed.
     std::uint64_t shuffle_seed = 0;
+    // With a shuffle_seed: of so many writes one takes up to slow_polls polls longer.
+    std::uint64_t slow_one_in = 4;
+    std::uint64_t slow_polls = 0;
 };
 
 class PowerCutMedium final : public Medium {
@@ -60,6 +68,11 @@ class PowerCutMedium final : public Medium {
     bool cancel(MediumOperation& operation) override;
     [[nodiscard]] std::size_t in_flight() const override { return waiting_.size(); }
 
+    // Asked when a write, flush or deallocation ends; what it answers is the error that this ends
+    // with. A flush or deallocation has not happened then. Asked in the same order in each run.
+    using Fails = std::function<std::optional<MediumStatus>(const MediumOperation&)>;
+    void set_fails(Fails fails) { fails_ = std::move(fails); }
+
     // What happened since the beginning. The points at which power can be cut are 0 (nothing was
     // acknowledged) to journal().size().
     [[nodiscard]] const std::vector<Event>& journal() const { return journal_; }
@@ -83,15 +96,17 @@ class PowerCutMedium final : public Medium {
     struct Waiting {
         MediumOperation* operation;
         std::size_t started;
+        std::uint64_t not_before;  // poll
     };
 
     PowerCutMedium(const PowerCutOptions& options, SparseImage image);
     void finish(MediumOperation& operation, std::size_t started);
+    void spoil(Event& event);
     static void apply(SparseImage& image, const Event& event);
     static void apply_some(SparseImage& image, const Event& event, std::size_t piece,
                            std::mt19937_64& random);
     [[nodiscard]] std::size_t durable_prefix(std::size_t cut) const;
-    [[nodiscard]] std::size_t horizon(std::size_t cut) const;
+    [[nodiscard]] bool under_way(std::size_t event, std::size_t cut) const;
     [[nodiscard]] const SparseImage& base(std::size_t prefix) const;
 
     MediumProperties properties_;
@@ -103,6 +118,8 @@ class PowerCutMedium final : public Medium {
     // end.
     std::size_t visible_ = 0;
     std::vector<Waiting> waiting_;
+    std::uint64_t polls_ = 0;
+    Fails fails_;
     std::mt19937_64 random_;
     // The image after the first base_events_ events: cuts are mostly asked for in ascending order.
     mutable SparseImage base_;

@@ -201,6 +201,69 @@ TEST(PowerCutMedium, FlushDoesNotCoverWhatEndedAfterItBegan) {
     EXPECT_EQ(value_at(medium->image(3, 0), 0, 512), 9);
 }
 
+// Those who go on meanwhile may be cut with it.
+TEST(PowerCutMedium, SlowWriteIsUnderWayWhileOthersEnd) {
+    auto medium = PowerCutMedium::create(
+        {.bytes = 1 << 20, .shuffle_seed = 5, .slow_one_in = 1, .slow_polls = 1000});
+    std::vector<std::byte> memory = filled(4096, 9);
+    Operation slow;
+    slow.done = Operation::on_done;
+    slow.kind = Kind::kWrite;
+    slow.bytes = memory.size();
+    slow.piece = {.iov_base = memory.data(), .iov_len = memory.size()};
+    slow.memory = &slow.piece;
+    slow.memory_count = 1;
+    medium->start(slow);
+    flush(*medium);
+    flush(*medium);
+    ASSERT_FALSE(slow.ended);
+    while (!slow.ended) medium->poll();
+    ASSERT_EQ(medium->journal().size(), 3U);
+    for (std::size_t cut = 0; cut <= 2; ++cut) {
+        EXPECT_EQ(medium->undecided(cut), std::vector<std::size_t>{2}) << "cut " << cut;
+        EXPECT_EQ(value_at(medium->image(cut, 1), 0, 4096), 9);
+        EXPECT_EQ(value_at(medium->image(cut, 0), 0, 4096), 0);
+    }
+}
+
+TEST(PowerCutMedium, FailedWriteLeavesAnyOfItsSectorsAndNoneDurable) {
+    auto medium = PowerCutMedium::create({.bytes = 1 << 20});
+    write(*medium, 0, 8192, 1, true);
+    medium->set_fails([](const MediumOperation& operation) -> std::optional<MediumStatus> {
+        if (operation.offset != 0) return std::nullopt;
+        return MediumStatus(nvme::Status::kWriteFault);
+    });
+    std::vector<std::byte> memory = filled(8192, 2);
+    EXPECT_NE(run(*medium, Kind::kWrite, 0, memory, true).code, 0);
+    write(*medium, 8192, 512, 3);
+    memory.assign(8192, {});
+    ASSERT_EQ(run(*medium, Kind::kRead, 0, memory).code, 0);
+    std::set<int> read;
+    for (std::size_t at = 0; at < memory.size(); at += 512) {
+        read.insert(static_cast<int>(memory[at]));
+    }
+    EXPECT_EQ(read, (std::set<int>{1, 2}));
+    EXPECT_EQ(value_at(medium->image(3, 0), 0, 8192), 1);
+    EXPECT_EQ(value_at(medium->image(3, 1), 8192, 512), 3);
+    std::set<int> left;
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+        left.insert(value_at(medium->image(3, seed), 0, 512));
+        left.insert(value_at(medium->image(3, seed), 512, 512));
+    }
+    EXPECT_EQ(left, (std::set<int>{1, 2}));
+}
+
+TEST(PowerCutMedium, FailedFlushMakesNothingDurable) {
+    auto medium = PowerCutMedium::create({.bytes = 1 << 20});
+    write(*medium, 0, 512, 1);
+    medium->set_fails([](const MediumOperation&) {
+        return std::optional(MediumStatus(nvme::Status::kInternalError));
+    });
+    std::vector<std::byte> none;
+    EXPECT_NE(run(*medium, Kind::kFlush, 0, none).code, 0);
+    EXPECT_EQ(value_at(medium->image(medium->journal().size(), 0), 0, 512), 0);
+}
+
 class FileMediumTest : public testing::Test {
   protected:
     FileMediumTest() {
@@ -430,7 +493,8 @@ TEST(DeviceOverMedium, WhatIsReadInATurnGoesToTheMediumTogether) {
     ASSERT_TRUE(start_environment({}));
     Reactor reactor;
     reactor.block_on([](Suspend& suspend) {
-        auto owned = std::make_unique<CountingMedium>(MemoryMedium::create({.bytes = 1 << 20}).value());
+        auto owned =
+            std::make_unique<CountingMedium>(MemoryMedium::create({.bytes = 1 << 20}).value());
         CountingMedium& medium = *owned;
         std::unique_ptr<Device> device = Device::open(suspend, std::move(owned)).value();
         DmaBuffer memory = DmaBuffer::allocate(64 << 10).value();
