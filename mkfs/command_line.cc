@@ -2,12 +2,12 @@
 
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <string>
 
+#include "command_line/parser.h"
 #include "mkfs/byte_count.h"
 #include "mkfs/format_device.h"
 
@@ -24,31 +24,31 @@ struct Arguments {
 };
 
 // Adds the options to the parser; the arguments outlive it.
-void describe_options(CLI::App& app, Arguments& arguments) {
+void describe_options(command_line::Parser& parser, Arguments& arguments) {
     FormatRequest& request = arguments.request;
-    app.add_option("DEVICE", request.device,
-                   "File, block device (/dev/...), or NVMe controller (pcie:ADDRESS)")
-        ->required();
-    app.add_option("-L,--label", request.label, "Name of the filesystem, at most 64 bytes");
-    app.add_option("-U,--uuid", arguments.uuid, "Its UUID; \"random\" is the default");
-    app.add_flag("-f,--force", request.force,
-                 "Overwrite another filesystem, partition table or data (never what is in use)");
-    app.add_flag("-n,--dry-run", request.dry_run, "Look and report, change nothing");
-    app.add_flag("-q,--quiet", arguments.quiet, "Print nothing but errors");
-    app.add_option("--size", arguments.size,
-                   "Make the file, or grow it, to this size: 8G, 500MiB, ...");
-    app.add_option("--cluster-size", arguments.cluster_size,
-                   "Unit of allocation, 4K to 4M (default 4K)");
-    app.add_option("--page-size", arguments.page_size,
-                   "Metadata pages: 4K, 8K or 16K (default 16K)");
-    app.add_option("--root-owner", arguments.root_owner,
-                   "UID:GID that own the root directory (default: who runs this)");
-    app.add_flag("--no-discard", arguments.no_discard,
-                 "Do not give the device's old blocks back first");
-    app.add_flag("--json", arguments.json, "Print the summary as JSON");
-    app.set_version_flag("-V,--version", std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION,
-                         "Print the version");
-    app.set_help_flag("-h,--help", "Print this help");
+    parser
+        .option("DEVICE", request.device,
+                "File, block device (/dev/...), or NVMe controller (pcie:ADDRESS)")
+        .required();
+    parser.option("-L,--label", request.label, "Name of the filesystem, at most 64 bytes");
+    parser.option("-U,--uuid", arguments.uuid, "Its UUID; \"random\" is the default");
+    parser.flag("-f,--force", request.force,
+                "Overwrite another filesystem, partition table or data (never what is in use)");
+    parser.flag("-n,--dry-run", request.dry_run, "Look and report, change nothing");
+    parser.flag("-q,--quiet", arguments.quiet, "Print nothing but errors");
+    parser.option("--size", arguments.size,
+                  "Make the file, or grow it, to this size: 8G, 500MiB, ...");
+    parser.option("--cluster-size", arguments.cluster_size,
+                  "Unit of allocation, 4K to 4M (default 4K)");
+    parser.option("--page-size", arguments.page_size,
+                  "Metadata pages: 4K, 8K or 16K (default 16K)");
+    parser.option("--root-owner", arguments.root_owner,
+                  "UID:GID that own the root directory (default: who runs this)");
+    parser.flag("--no-discard", arguments.no_discard,
+                "Do not give the device's old blocks back first");
+    parser.flag("--json", arguments.json, "Print the summary as JSON");
+    parser.version(std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION);
+    parser.help("Print this help");
 }
 
 // Text options into numbers; an empty string when all is good, else what is wrong.
@@ -137,17 +137,18 @@ void print_summary(const FormatReport& report, std::ostream& output) {
 
 int run_mkfs(int argc, const char* const* argv, std::ostream& output, std::ostream& errors,
              bool progress) {
-    CLI::App app("Makes a blobfs filesystem on a file, a block device or an NVMe controller.",
-                 kProgram);
+    command_line::Parser parser(
+        "Makes a blobfs filesystem on a file, a block device or an NVMe controller.", kProgram);
     Arguments arguments;
-    describe_options(app, arguments);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::Success& done) {
-        app.exit(done, output, errors);
+    describe_options(parser, arguments);
+    const command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict == command_line::Parsed::Verdict::kAnswered) {
+        parsed.print(output, errors);
         return 0;
-    } catch (const CLI::ParseError& wrong) {
-        errors << kProgram << ": " << wrong.what() << "; " << kProgram << " --help tells more\n";
+    }
+    if (parsed.verdict == command_line::Parsed::Verdict::kWrong) {
+        errors << kProgram << ": " << parsed.complaint << "; " << kProgram
+               << " --help tells more\n";
         return 1;
     }
     if (const std::string wrong = interpret(arguments); !wrong.empty()) {

@@ -2,7 +2,6 @@
 
 #include <sys/mount.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -14,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "command_line/parser.h"
 #include "fs/fuse/daemon.h"
 
 namespace blobfs::fs::fuse {
@@ -146,41 +146,39 @@ int run_blobfs_fuse(int argc, char** argv) {
     std::vector<std::string> lists;
     std::string cache_size, poll = "auto";
     unsigned workers = 0;
-    CLI::App app(
+    command_line::Parser parser(
         "Mounts a blobfs filesystem.\n\n"
         "DEVICE is a file or block device that mkfs.blobfs made a filesystem on, the PCI\n"
         "address of an NVMe SSD (0000:03:00.0), or mem:SIZE, a new and empty filesystem in\n"
         "memory. Unmount with umount or fusermount3 -u.",
         "blobfs-fuse");
-    app.footer(kOptionHelp);
-    app.set_help_flag("-h,--help", "Print this help and exit");
-    app.set_version_flag("-V,--version", "blobfs-fuse " BLOBFS_VERSION,
-                         "Print the version and exit");
-    app.add_option("DEVICE", options.device, "What to mount")->required();
-    app.add_option("MOUNTPOINT", options.mountpoint, "The directory to mount it on")->required();
-    app.add_option("-o", lists, "Mount options, separated by commas; see below")
-        ->type_name("OPT,...")
-        ->take_all()
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    app.add_flag("-f,--foreground", options.foreground,
-                 "Stay in the foreground, log to standard error");
-    app.add_flag("-d,--debug", options.trace, "Log each request of the kernel (implies -f)");
-    app.add_flag("-v,--verbose", options.verbose, "Log more");
-    app.add_option("--cache-size", cache_size,
-                   "Memory for metadata, such as 64MiB (default: 1/16 of the machine's)")
-        ->type_name("SIZE");
-    app.add_option("--poll", poll, "always: never sleep, for the last microsecond")
-        ->check(CLI::IsMember({"auto", "always"}));
-    app.add_option("--workers", workers, "Threads that serve the kernel besides the reactor: 0")
-        ->type_name("N");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
-            return app.exit(error);
-        }
-        return usage_error(std::string(error.what()) + "; see blobfs-fuse --help");
+    parser.footer(kOptionHelp);
+    parser.help("Print this help and exit");
+    parser.version("blobfs-fuse " BLOBFS_VERSION, "Print the version and exit");
+    parser.option("DEVICE", options.device, "What to mount").required();
+    parser.option("MOUNTPOINT", options.mountpoint, "The directory to mount it on").required();
+    parser.option("-o", lists, "Mount options, separated by commas; see below")
+        .shown_as("OPT,...")
+        .each_time();
+    parser.flag("-f,--foreground", options.foreground,
+                "Stay in the foreground, log to standard error");
+    parser.flag("-d,--debug", options.trace, "Log each request of the kernel (implies -f)");
+    parser.flag("-v,--verbose", options.verbose, "Log more");
+    parser
+        .option("--cache-size", cache_size,
+                "Memory for metadata, such as 64MiB (default: 1/16 of the machine's)")
+        .shown_as("SIZE");
+    parser.option("--poll", poll, "always: never sleep, for the last microsecond")
+        .one_of({"auto", "always"});
+    parser.option("--workers", workers, "Threads that serve the kernel besides the reactor: 0")
+        .shown_as("N");
+    const command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict == command_line::Parsed::Verdict::kAnswered) {
+        std::fputs(parsed.text.c_str(), stdout);
+        return EXIT_SUCCESS;
+    }
+    if (parsed.verdict == command_line::Parsed::Verdict::kWrong) {
+        return usage_error(parsed.complaint + "; see blobfs-fuse --help");
     }
     options.foreground |= options.trace;
     if (!cache_size.empty()) {

@@ -7,16 +7,17 @@
 // With --queues, the model's fibers are spread over as many threads, each on a queue pair of its
 // own. Exit status: 0, 1 when the device is wrong, 2 when it failed, 3 when it could not be opened.
 
-#include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <iostream>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "command_line/parser.h"
 #include "driver/device.h"
 #include "driver/device_name.h"
 #include "driver/memory/environment.h"
@@ -334,17 +335,19 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    CLI::App app("Exercises a device through the driver");
+    blobfs::command_line::Parser parser("Exercises a device through the driver");
     Options options;
-    app.add_option("action", options.action)
-        ->required()
-        ->check(CLI::IsMember({"model", "compare", "load", "show"}));
-    app.add_option("device", options.device)->required();
-    app.add_option("file", options.file);
-    app.add_option("--bytes", options.bytes);
-    app.add_option("--operations", options.operations);
-    app.add_option("--seed", options.seed);
-    app.add_option("--queues", options.queues)->check(CLI::Range(1, 8));
-    CLI11_PARSE(app, argc, argv);
+    parser.option("action", options.action).required().one_of({"model", "compare", "load", "show"});
+    parser.option("device", options.device).required();
+    parser.option("file", options.file);
+    parser.option("--bytes", options.bytes);
+    parser.option("--operations", options.operations);
+    parser.option("--seed", options.seed);
+    parser.option("--queues", options.queues).within(1, 8);
+    const blobfs::command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict != blobfs::command_line::Parsed::Verdict::kGoOn) {
+        parsed.print(std::cout, std::cerr);
+        return parsed.status;
+    }
     return run(options);
 }

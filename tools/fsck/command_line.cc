@@ -2,10 +2,10 @@
 
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "command_line/parser.h"
 #include "mkfs/byte_count.h"
 #include "tools/fsck/check_device.h"
 
@@ -22,26 +22,26 @@ struct Arguments {
 };
 
 // Adds the options to the parser; the arguments outlive it.
-void describe_options(CLI::App& app, Arguments& arguments) {
-    app.add_option("DEVICE", arguments.request.device,
-                   "File, block device (/dev/...), or NVMe controller (pcie:ADDRESS)")
-        ->required();
-    app.add_flag("-n,--no", arguments.no,
-                 "Check only: open the device for reading, repair nothing");
-    app.add_flag("-y,--yes", arguments.yes, "Repair all that can be repaired, without asking");
-    app.add_flag("-p,-a,--preen", arguments.preen,
-                 "Repair what loses nothing, without asking; else ask for a person (exit 4)");
-    app.add_flag("-r", arguments.ask, "Ask before each repair (the default on a terminal)");
-    app.add_flag("-f,--force", arguments.request.force,
-                 "Check even if the filesystem says that it is clean");
-    app.add_option("-C", arguments.progress_descriptor,
-                   "Write progress to this descriptor (0: show it on the terminal)")
-        ->type_name("FD");
-    app.add_flag("--json", arguments.json, "Print the result as JSON");
-    app.add_flag("-v,--verbose", arguments.verbose, "Print numbers about the filesystem");
-    app.set_version_flag("-V,--version", std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION,
-                         "Print the version");
-    app.set_help_flag("-h,--help", "Print this help");
+void describe_options(command_line::Parser& parser, Arguments& arguments) {
+    parser
+        .option("DEVICE", arguments.request.device,
+                "File, block device (/dev/...), or NVMe controller (pcie:ADDRESS)")
+        .required();
+    parser.flag("-n,--no", arguments.no, "Check only: open the device for reading, repair nothing");
+    parser.flag("-y,--yes", arguments.yes, "Repair all that can be repaired, without asking");
+    parser.flag("-p,-a,--preen", arguments.preen,
+                "Repair what loses nothing, without asking; else ask for a person (exit 4)");
+    parser.flag("-r", arguments.ask, "Ask before each repair (the default on a terminal)");
+    parser.flag("-f,--force", arguments.request.force,
+                "Check even if the filesystem says that it is clean");
+    parser
+        .option("-C", arguments.progress_descriptor,
+                "Write progress to this descriptor (0: show it on the terminal)")
+        .shown_as("FD");
+    parser.flag("--json", arguments.json, "Print the result as JSON");
+    parser.flag("-v,--verbose", arguments.verbose, "Print numbers about the filesystem");
+    parser.version(std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION);
+    parser.help("Print this help");
 }
 
 nlohmann::ordered_json to_json(const CheckReport& report, int status) {
@@ -175,16 +175,18 @@ int exit_status(const CheckReport& report) {
 int run_fsck(int argc, const char* const* argv, Surroundings surroundings) {
     std::ostream& output = surroundings.output;
     std::ostream& errors = surroundings.errors;
-    CLI::App app("Checks a blobfs filesystem that is not mounted, and repairs it.", kProgram);
+    command_line::Parser parser("Checks a blobfs filesystem that is not mounted, and repairs it.",
+                                kProgram);
     Arguments arguments;
-    describe_options(app, arguments);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::Success& done) {
-        app.exit(done, output, errors);
+    describe_options(parser, arguments);
+    const command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict == command_line::Parsed::Verdict::kAnswered) {
+        parsed.print(output, errors);
         return kExitClean;
-    } catch (const CLI::ParseError& wrong) {
-        errors << kProgram << ": " << wrong.what() << "; " << kProgram << " --help tells more\n";
+    }
+    if (parsed.verdict == command_line::Parsed::Verdict::kWrong) {
+        errors << kProgram << ": " << parsed.complaint << "; " << kProgram
+               << " --help tells more\n";
         return kExitUsage;
     }
     if (const std::string wrong = choose_mode(arguments, surroundings); !wrong.empty()) {

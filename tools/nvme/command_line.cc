@@ -1,10 +1,10 @@
 #include "tools/nvme/command_line.h"
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <string>
 
+#include "command_line/parser.h"
 #include "tools/nvme/controller_pages.h"
 #include "tools/nvme/driver_binding.h"
 #include "tools/nvme/inventory.h"
@@ -84,64 +84,66 @@ class Session {
 }  // namespace
 
 int run_nvme(int argc, const char* const* argv, std::ostream& output, std::ostream& errors) {
-    CLI::App app("The NVMe controllers of this machine, and who drives them", kProgram);
-    app.require_subcommand(1);
-    app.set_version_flag("-V,--version", std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION,
-                         "Print the version");
+    command_line::Parser parser("The NVMe controllers of this machine, and who drives them",
+                                kProgram);
+    parser.requires_subcommand();
+    parser.version(std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION);
     Arguments arguments;
 
-    CLI::App* const list = app.add_subcommand("list", "Every NVMe controller and its disks");
-    CLI::App* const status =
-        app.add_subcommand("status", "The same, and what is missing for blobfs to use it");
-    CLI::App* const identify =
-        app.add_subcommand("identify", "What a controller and its namespaces are");
-    CLI::App* const smart = app.add_subcommand("smart", "Its health: temperature, wear, errors");
-    CLI::App* const error_log = app.add_subcommand("error-log", "The errors that it remembers");
-    CLI::App* const bind = app.add_subcommand("bind", "Take a controller over from the kernel");
-    CLI::App* const unbind = app.add_subcommand("unbind", "Give it back to the kernel");
-    CLI::App* const reset = app.add_subcommand("reset", "Reset the PCI function");
+    command_line::Parser& list = parser.subcommand("list", "Every NVMe controller and its disks");
+    command_line::Parser& status =
+        parser.subcommand("status", "The same, and what is missing for blobfs to use it");
+    command_line::Parser& identify =
+        parser.subcommand("identify", "What a controller and its namespaces are");
+    command_line::Parser& smart =
+        parser.subcommand("smart", "Its health: temperature, wear, errors");
+    command_line::Parser& error_log =
+        parser.subcommand("error-log", "The errors that it remembers");
+    command_line::Parser& bind =
+        parser.subcommand("bind", "Take a controller over from the kernel");
+    command_line::Parser& unbind = parser.subcommand("unbind", "Give it back to the kernel");
+    command_line::Parser& reset = parser.subcommand("reset", "Reset the PCI function");
     // Before the subcommand and after it.
-    app.add_flag("--json", arguments.json, "For programs");
-    for (CLI::App* command : {list, status, identify, smart, error_log}) {
-        command->add_flag("--json", arguments.json, "For programs");
+    parser.flag("--json", arguments.json, "For programs");
+    for (command_line::Parser* command : {&list, &status, &identify, &smart, &error_log}) {
+        command->flag("--json", arguments.json, "For programs");
     }
-    for (CLI::App* command : {identify, smart, error_log}) {
+    for (command_line::Parser* command : {&identify, &smart, &error_log}) {
         command
-            ->add_option("ADDRESS", arguments.address,
-                         "PCI address, as 0000:03:00.0, or another device")
-            ->required();
+            ->option("ADDRESS", arguments.address,
+                     "PCI address, as 0000:03:00.0, or another device")
+            .required();
     }
-    for (CLI::App* command : {bind, unbind, reset}) {
-        command->add_option("ADDRESS", arguments.address, "PCI address, as 0000:03:00.0")
-            ->required();
-        command->add_flag("--dry-run", arguments.dry_run, "Only show what would be done");
+    for (command_line::Parser* command : {&bind, &unbind, &reset}) {
+        command->option("ADDRESS", arguments.address, "PCI address, as 0000:03:00.0").required();
+        command->flag("--dry-run", arguments.dry_run, "Only show what would be done");
     }
-    bind->add_option("--driver", arguments.request.driver, "vfio-pci or uio_pci_generic")
-        ->check(CLI::IsMember({"vfio-pci", "uio_pci_generic"}));
-    bind->add_option("--hugemem", arguments.request.hugemem_mib,
-                     "Have at least that many MiB in 2 MiB hugepages");
-    bind->add_flag("--persist", arguments.request.persist,
-                   "Also when the machine is started again (needs driverctl)");
-    unbind->add_flag("--persist", arguments.request.persist,
-                     "Forget what bind --persist has set (needs driverctl)");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error, output, errors) == 0 ? 0 : 1;
+    bind.option("--driver", arguments.request.driver, "vfio-pci or uio_pci_generic")
+        .one_of({"vfio-pci", "uio_pci_generic"});
+    bind.option("--hugemem", arguments.request.hugemem_mib,
+                "Have at least that many MiB in 2 MiB hugepages");
+    bind.flag("--persist", arguments.request.persist,
+              "Also when the machine is started again (needs driverctl)");
+    unbind.flag("--persist", arguments.request.persist,
+                "Forget what bind --persist has set (needs driverctl)");
+    const command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict != command_line::Parsed::Verdict::kGoOn) {
+        parsed.print(output, errors);
+        return parsed.status == 0 ? 0 : 1;
     }
 
     Session session(arguments, output, errors);
-    if (list->parsed() || status->parsed()) return session.inventory(status->parsed());
-    if (identify->parsed()) return session.pages(describe_identify, identify_json);
-    if (smart->parsed()) return session.pages(describe_health, health_json);
-    if (error_log->parsed()) return session.pages(describe_errors, errors_json);
-    const BindingSteps steps = bind->parsed() ? plan_bind(arguments.address, arguments.request)
-                               : unbind->parsed()
+    if (list.chosen() || status.chosen()) return session.inventory(status.chosen());
+    if (identify.chosen()) return session.pages(describe_identify, identify_json);
+    if (smart.chosen()) return session.pages(describe_health, health_json);
+    if (error_log.chosen()) return session.pages(describe_errors, errors_json);
+    const BindingSteps steps = bind.chosen() ? plan_bind(arguments.address, arguments.request)
+                               : unbind.chosen()
                                    ? plan_unbind(arguments.address, arguments.request.persist)
                                    : plan_reset(arguments.address);
     const int result = session.act(steps);
-    if (result != 0 || arguments.dry_run || reset->parsed()) return result;
-    return session.check_driver(unbind->parsed());
+    if (result != 0 || arguments.dry_run || reset.chosen()) return result;
+    return session.check_driver(unbind.chosen());
 }
 
 }  // namespace blobfs::tools

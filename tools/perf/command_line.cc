@@ -1,11 +1,11 @@
 #include "tools/perf/command_line.h"
 
-#include <CLI/CLI.hpp>
 #include <limits>
 #include <ostream>
 #include <string>
 #include <utility>
 
+#include "command_line/parser.h"
 #include "mkfs/byte_count.h"
 #include "tools/perf/report.h"
 
@@ -26,47 +26,46 @@ struct Arguments {
 };
 
 // Adds the options to the parser; the arguments outlive it.
-void describe_options(CLI::App& app, Arguments& arguments) {
+void describe_options(command_line::Parser& parser, Arguments& arguments) {
     Workload& workload = arguments.workload;
-    app.add_option("DEVICE", arguments.device,
-                   "NVMe controller (0000:03:00.0), file, block device, or mem:SIZE")
-        ->required();
-    app.add_option("-w,--workload", arguments.kind, "read, write or mixed")
-        ->check(CLI::IsMember({"read", "write", "mixed"}))
-        ->capture_default_str();
-    app.add_option("-p,--pattern", arguments.pattern, "random or sequential")
-        ->check(CLI::IsMember({"random", "sequential"}))
-        ->capture_default_str();
-    app.add_option("--read-percent", arguments.read_percent, "Of a mixed workload: share of reads")
-        ->check(CLI::Range(1, 99))
-        ->capture_default_str();
-    app.add_option("-b,--block-size", arguments.block_size, "Bytes of one I/O")
-        ->capture_default_str();
-    app.add_option("-d,--depth", workload.depth, "I/Os under way on each queue")
-        ->check(CLI::Range(1, 4095))
-        ->capture_default_str();
-    app.add_option("-Q,--queues", workload.queues, "Queue pairs, each with a thread of its own")
-        ->check(CLI::Range(1, 256))
-        ->capture_default_str();
-    app.add_option("-t,--time", workload.seconds, "Seconds to measure")
-        ->check(CLI::Range(0.01, 1e6))
-        ->capture_default_str();
-    app.add_option("--warm-up", workload.warm_up_seconds, "Seconds of the same load before that")
-        ->check(CLI::Range(0.0, 1e6))
-        ->capture_default_str();
-    app.add_option("--cores", arguments.cores, "Bind the threads to these cores: 0,2-3");
-    app.add_option("--offset", arguments.offset, "Where on the device to begin");
-    app.add_option("--size", arguments.size, "Use only that much of the device");
-    app.add_option("--seed", workload.seed, "Of what is random")->capture_default_str();
-    app.add_flag("--precondition", workload.precondition,
-                 "Write all of it twice first, as SSDs need before they tell the truth");
-    app.add_flag("-f,--force", workload.force, "Overwrite the data that the device holds");
-    app.add_flag("--histogram", arguments.histogram, "Show how the latencies are distributed");
-    app.add_flag("-q,--quiet", arguments.quiet, "No warnings");
-    app.add_flag("--json", arguments.json, "Print the result as JSON");
-    app.set_version_flag("-V,--version", std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION,
-                         "Print the version");
-    app.set_help_flag("-h,--help", "Print this help");
+    parser
+        .option("DEVICE", arguments.device,
+                "NVMe controller (0000:03:00.0), file, block device, or mem:SIZE")
+        .required();
+    parser.option("-w,--workload", arguments.kind, "read, write or mixed")
+        .one_of({"read", "write", "mixed"})
+        .shows_default();
+    parser.option("-p,--pattern", arguments.pattern, "random or sequential")
+        .one_of({"random", "sequential"})
+        .shows_default();
+    parser.option("--read-percent", arguments.read_percent, "Of a mixed workload: share of reads")
+        .within(1, 99)
+        .shows_default();
+    parser.option("-b,--block-size", arguments.block_size, "Bytes of one I/O").shows_default();
+    parser.option("-d,--depth", workload.depth, "I/Os under way on each queue")
+        .within(1, 4095)
+        .shows_default();
+    parser.option("-Q,--queues", workload.queues, "Queue pairs, each with a thread of its own")
+        .within(1, 256)
+        .shows_default();
+    parser.option("-t,--time", workload.seconds, "Seconds to measure")
+        .within(0.01, 1e6)
+        .shows_default();
+    parser.option("--warm-up", workload.warm_up_seconds, "Seconds of the same load before that")
+        .within(0.0, 1e6)
+        .shows_default();
+    parser.option("--cores", arguments.cores, "Bind the threads to these cores: 0,2-3");
+    parser.option("--offset", arguments.offset, "Where on the device to begin");
+    parser.option("--size", arguments.size, "Use only that much of the device");
+    parser.option("--seed", workload.seed, "Of what is random").shows_default();
+    parser.flag("--precondition", workload.precondition,
+                "Write all of it twice first, as SSDs need before they tell the truth");
+    parser.flag("-f,--force", workload.force, "Overwrite the data that the device holds");
+    parser.flag("--histogram", arguments.histogram, "Show how the latencies are distributed");
+    parser.flag("-q,--quiet", arguments.quiet, "No warnings");
+    parser.flag("--json", arguments.json, "Print the result as JSON");
+    parser.version(std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION);
+    parser.help("Print this help");
 }
 
 // Text options into numbers; an empty string when all is good, else what is wrong.
@@ -108,15 +107,15 @@ std::string interpret(Arguments& arguments) {
 
 int run_perf(int argc, const char* const* argv, std::ostream& output, std::ostream& errors,
              bool progress, const std::atomic<bool>* interrupted) {
-    CLI::App app(
+    command_line::Parser parser(
         "Measures what a device does, by the NVMe driver of blobfs and without a filesystem",
         kProgram);
     Arguments arguments;
-    describe_options(app, arguments);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error, output, errors) == 0 ? 0 : 1;
+    describe_options(parser, arguments);
+    const command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict != command_line::Parsed::Verdict::kGoOn) {
+        parsed.print(output, errors);
+        return parsed.status == 0 ? 0 : 1;
     }
     const auto complain = [&](const std::string& what) {
         errors << kProgram << ": " << what << "\n";

@@ -2,7 +2,6 @@
 
 #include <ctime>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -10,6 +9,7 @@
 #include <ostream>
 #include <vector>
 
+#include "command_line/parser.h"
 #include "fs/fsck/online_check.h"
 #include "mkfs/byte_count.h"
 #include "tools/scrub/mounted_filesystem.h"
@@ -33,20 +33,19 @@ struct Arguments {
     bool json = false, status = false, cancel = false;
 };
 
-void describe_options(CLI::App& app, Arguments& arguments) {
-    app.add_option("MOUNTPOINT", arguments.mountpoint, "Where the filesystem is mounted")
-        ->required();
-    app.add_option("-r,--rate", arguments.rate,
-                   "Read that many bytes of metadata a second at most; 0: no limit (default " +
-                       std::string(kDefaultRate) + ")")
-        ->type_name("SIZE");
-    app.add_flag("--status", arguments.status,
-                 "Do not start one: tell of the check that runs, or of the last one");
-    app.add_flag("--cancel", arguments.cancel, "Do not start one: end the one that runs");
-    app.add_flag("--json", arguments.json, "Print the result as JSON");
-    app.set_version_flag("-V,--version", std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION,
-                         "Print the version");
-    app.set_help_flag("-h,--help", "Print this help");
+void describe_options(command_line::Parser& parser, Arguments& arguments) {
+    parser.option("MOUNTPOINT", arguments.mountpoint, "Where the filesystem is mounted").required();
+    parser
+        .option("-r,--rate", arguments.rate,
+                "Read that many bytes of metadata a second at most; 0: no limit (default " +
+                    std::string(kDefaultRate) + ")")
+        .shown_as("SIZE");
+    parser.flag("--status", arguments.status,
+                "Do not start one: tell of the check that runs, or of the last one");
+    parser.flag("--cancel", arguments.cancel, "Do not start one: end the one that runs");
+    parser.flag("--json", arguments.json, "Print the result as JSON");
+    parser.version(std::string(kProgram) + " (blobfs) " + BLOBFS_VERSION);
+    parser.help("Print this help");
 }
 
 std::string_view name_of(Outcome outcome) {
@@ -268,16 +267,17 @@ int Session::report(const CheckStatus& status) {
 }  // namespace
 
 int run_scrub(int argc, const char* const* argv, const Surroundings& surroundings) {
-    CLI::App app("Checks a mounted blobfs filesystem, beside all other work on it.", kProgram);
+    command_line::Parser parser("Checks a mounted blobfs filesystem, beside all other work on it.",
+                                kProgram);
     Arguments arguments;
-    describe_options(app, arguments);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::Success& done) {
-        app.exit(done, surroundings.output, surroundings.errors);
+    describe_options(parser, arguments);
+    const command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict == command_line::Parsed::Verdict::kAnswered) {
+        parsed.print(surroundings.output, surroundings.errors);
         return kExitClean;
-    } catch (const CLI::ParseError& wrong) {
-        surroundings.errors << kProgram << ": " << wrong.what() << "; " << kProgram
+    }
+    if (parsed.verdict == command_line::Parsed::Verdict::kWrong) {
+        surroundings.errors << kProgram << ": " << parsed.complaint << "; " << kProgram
                             << " --help tells more\n";
         return kExitUsage;
     }

@@ -14,14 +14,15 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <iostream>
 #include <string>
 #include <thread>
 
+#include "command_line/parser.h"
 #include "tools/bench/empty/server.h"
 
 namespace {
@@ -105,17 +106,21 @@ int serve(const std::string& directory, Waiting waiting) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    CLI::App app("Mounts an empty filesystem that answers at once, for blobfs-bench(1)",
-                 "blobfs-bench-empty");
+    blobfs::command_line::Parser parser(
+        "Mounts an empty filesystem that answers at once, for blobfs-bench(1)",
+        "blobfs-bench-empty");
     std::string directory, waiting = "block";
-    app.add_option("MOUNTPOINT", directory, "The directory to mount it on")->required();
-    app.add_option("--wait", waiting, "How to wait for requests: block or spin")
-        ->check(CLI::IsMember({"block", "spin"}))
-        ->capture_default_str();
-    app.set_help_flag("-h,--help", "Print this help");
-    app.set_version_flag("-V,--version", "blobfs-bench-empty (blobfs) " BLOBFS_VERSION,
-                         "Print the version");
-    CLI11_PARSE(app, argc, argv);
+    parser.option("MOUNTPOINT", directory, "The directory to mount it on").required();
+    parser.option("--wait", waiting, "How to wait for requests: block or spin")
+        .one_of({"block", "spin"})
+        .shows_default();
+    parser.help("Print this help");
+    parser.version("blobfs-bench-empty (blobfs) " BLOBFS_VERSION);
+    const blobfs::command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict != blobfs::command_line::Parsed::Verdict::kGoOn) {
+        parsed.print(std::cout, std::cerr);
+        return parsed.status;
+    }
     std::error_code error;
     const auto path = std::filesystem::canonical(directory, error);
     if (error) {

@@ -1,40 +1,40 @@
 // blobfs-bench-store: random I/O on a blob, for blobfs-bench(1). Prints JSON.
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "command_line/parser.h"
 #include "mkfs/byte_count.h"
 #include "tools/bench/store/blob_benchmark.h"
 
 int main(int argc, char** argv) {
     blobfs::bench::BlobWorkload workload;
     std::string kind = "read", size;
-    CLI::App app(
+    blobfs::command_line::Parser parser(
         "Measures random I/O on a blob in memory, without filesystem and kernel, for "
         "blobfs-bench(1)",
         "blobfs-bench-store");
-    app.add_option("DEVICE", workload.device, "Memory, such as mem:512M")
-        ->required()
-        ->check([](const std::string& name) {
+    parser.option("DEVICE", workload.device, "Memory, such as mem:512M")
+        .required()
+        .refused_by([](const std::string& name) {
             return name.starts_with("mem:") ? "" : "only mem:SIZE, as all that is there is lost";
         });
-    app.add_option("-w,--workload", kind, "read or write")
-        ->check(CLI::IsMember({"read", "write"}))
-        ->capture_default_str();
-    app.add_option("-d,--depth", workload.depth, "I/Os under way")
-        ->check(CLI::Range(1, 1024))
-        ->capture_default_str();
-    app.add_option("-t,--time", workload.seconds, "Seconds to measure")
-        ->check(CLI::Range(0.01, 1e6))
-        ->capture_default_str();
-    app.add_option("--size", size, "Of the blob; half of the device");
-    app.set_help_flag("-h,--help", "Print this help");
-    app.set_version_flag("-V,--version", "blobfs-bench-store (blobfs) " BLOBFS_VERSION,
-                         "Print the version");
-    CLI11_PARSE(app, argc, argv);
+    parser.option("-w,--workload", kind, "read or write").one_of({"read", "write"}).shows_default();
+    parser.option("-d,--depth", workload.depth, "I/Os under way").within(1, 1024).shows_default();
+    parser.option("-t,--time", workload.seconds, "Seconds to measure")
+        .within(0.01, 1e6)
+        .shows_default();
+    parser.option("--size", size, "Of the blob; half of the device");
+    parser.help("Print this help");
+    parser.version("blobfs-bench-store (blobfs) " BLOBFS_VERSION);
+    const blobfs::command_line::Parsed parsed = parser.parse(argc, argv);
+    if (parsed.verdict != blobfs::command_line::Parsed::Verdict::kGoOn) {
+        parsed.print(std::cout, std::cerr);
+        return parsed.status;
+    }
     workload.writes = kind == "write";
     if (!size.empty()) {
         const auto bytes = blobfs::mkfs::parse_byte_count(size);
