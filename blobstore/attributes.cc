@@ -93,6 +93,12 @@ Result<BlobAttributes> Blobstore::attributes(Suspend& suspend, BlobId blob) {
                           .block = std::move(stored.block)};
 }
 
+void Blobstore::read_attributes_ahead(Suspend& suspend, std::span<const BlobId> blobs) {
+    for (const BlobId blob : blobs) {
+        if (!state_->tree.read_ahead(suspend, Key(blob, KeyKind::kAttributes))) return;
+    }
+}
+
 Result<bool> Blobstore::record(Suspend& suspend, BlobId blob, std::string_view key,
                                std::string& bytes) {
     CHECK(key.size() <= kMaxRecordKeyBytes);

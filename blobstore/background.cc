@@ -63,6 +63,7 @@ void Blobstore::State::arm_timer() {
 void Blobstore::State::start_background(driver::Reactor& on) {
     reactor = &on;
     last_checkpoint_us = on.now_us();
+    tree.read_ahead_inside(&gate);
     if (!read_only && options.commit_interval_ms != 0) arm_timer();
 }
 

@@ -302,6 +302,7 @@ Blobstore::Statistics Blobstore::statistics() const {
     const PageCache::Statistics cache = state_->cache->statistics();
     numbers.cache_hits = cache.hits;
     numbers.cache_misses = cache.misses;
+    numbers.pages_read_ahead = cache.read_ahead;
     numbers.cache_frames = cache.frames;
     numbers.dirty_pages = state_->tree.dirty_pages();
     return numbers;

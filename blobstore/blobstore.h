@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -138,6 +139,9 @@ class Blobstore {
     // new store is 1.
     BlobId allocate_id();
     Result<BlobAttributes> attributes(Suspend& suspend, BlobId blob);  // kNotFound
+    // Many blobs are going to be asked for their attributes: reads what memory lacks, side by side,
+    // without waiting. Errors are for who asks then.
+    void read_attributes_ahead(Suspend& suspend, std::span<const BlobId> blobs);
 
     Result<bool> record(Suspend& suspend, BlobId blob, std::string_view key, std::string& value);
     // Records with from <= key in order of their bytes, until visit returns false. visit does not
@@ -216,7 +220,7 @@ class Blobstore {
 
     struct Statistics {
         std::uint64_t transactions = 0, log_batches = 0, checkpoints = 0;
-        std::uint64_t cache_hits = 0, cache_misses = 0;
+        std::uint64_t cache_hits = 0, cache_misses = 0, pages_read_ahead = 0;
         std::size_t cache_frames = 0, dirty_pages = 0;
     };
     [[nodiscard]] Statistics statistics() const;

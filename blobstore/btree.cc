@@ -79,22 +79,28 @@ void Btree::State::descend(KeyView key, Side side, Descent& descent) const {
     cache.count_hits(descent.depth);
 }
 
-Result<void> Btree::State::load_missing(Suspend& suspend, const Descent& descent) {
+Btree::State::Wanted Btree::State::wanted(const Descent& descent) const {
+    return {
+        .lower = Key(descent.lower(descent.depth)),
+        .upper = Key(descent.upper(descent.depth)),
+        .page = {.level = height - 1 - descent.depth, .block_count = io.geometry().block_count}};
+}
+
+const char* Btree::State::Wanted::check(ConstDmaSpan bytes) const {
+    const char* damage = validate_page(bytes, page);
+    return damage != nullptr ? damage : check_range(PageView(bytes.data()), lower, upper);
+}
+
+Result<void> Btree::State::load_missing(Suspend& suspend, KeyView key, const Descent& descent) {
     if (descent.end == Descent::End::kDamaged) {
         return fail(Errc::kCorrupt, "tree page: used twice", descent.next.block * kBlockBytes);
     }
     CHECK(descent.end == Descent::End::kMissing);
-    const Key lower{descent.lower(descent.depth)};
-    const Key upper{descent.upper(descent.depth)};
-    const PageExpectation expected{.level = height - 1 - descent.depth,
-                                   .block_count = io.geometry().block_count};
-    for (std::uint32_t i = 0; i < descent.depth; ++i) cache.pin(*descent.frames[i]);
-    auto loaded = cache.load(suspend, io, descent.next, [&](ConstDmaSpan bytes) {
-        const char* damage = validate_page(bytes, expected);
-        return damage != nullptr ? damage : check_range(PageView(bytes.data()), lower, upper);
-    });
-    for (std::uint32_t i = 0; i < descent.depth; ++i) cache.unpin(*descent.frames[i]);
-    return loaded;
+    leaf_missed(suspend, key, descent);
+    const Wanted page = wanted(descent);
+    const PinnedPath pinned(cache, descent);
+    return cache.load(suspend, io, descent.next,
+                      [&](ConstDmaSpan bytes) { return page.check(bytes); });
 }
 
 bool Btree::State::leaf_in_range(const Descent& descent) {
@@ -130,13 +136,14 @@ Result<bool> Btree::get(Suspend& suspend, KeyView key, std::string& value) {
         State::Descent descent;
         state_->descend(key, State::Side::kAt, descent);
         if (descent.end == State::Descent::End::kLeaf) [[likely]] {
+            state_->leaf_used(suspend, key, descent);
             const PageView leaf = State::view(descent.leaf());
             const auto at = leaf.find(key);
             if (at.found) value.assign(leaf.value(at.index));
             return at.found;
         }
         if (descent.end == State::Descent::End::kEmpty) return false;
-        TRY(state_->load_missing(suspend, descent));
+        TRY(state_->load_missing(suspend, key, descent));
     }
 }
 
@@ -151,9 +158,10 @@ Result<bool> Btree::floor(Suspend& suspend, KeyView from, KeyView at, std::strin
         state_->descend(side == State::Side::kAt ? at : below.view(), side, descent);
         if (descent.end == State::Descent::End::kEmpty) return false;
         if (descent.end != State::Descent::End::kLeaf) {
-            TRY(state_->load_missing(suspend, descent));
+            TRY(state_->load_missing(suspend, at, descent));
             continue;
         }
+        state_->leaf_used(suspend, at, descent);
         const PageView leaf = State::view(descent.leaf());
         const auto position = leaf.find(at);
         if (position.found || position.index > 0) {
@@ -179,9 +187,10 @@ Result<void> Btree::scan(Suspend& suspend, KeyView from, KeyView to,
         state_->descend(next, State::Side::kAt, descent);
         if (descent.end == State::Descent::End::kEmpty) return {};
         if (descent.end != State::Descent::End::kLeaf) {
-            TRY(state_->load_missing(suspend, descent));
+            TRY(state_->load_missing(suspend, from, descent));
             continue;
         }
+        state_->leaf_used(suspend, from, descent);
         const PageView leaf = State::view(descent.leaf());
         const std::size_t count = leaf.size();
         // Only the last leaf of the scan has keys that must be compared with the end.
@@ -213,11 +222,12 @@ Result<void> Btree::fetch(Suspend& suspend, KeyView key) {
         state_->descend(key, State::Side::kAt, descent);
         if (descent.end == State::Descent::End::kEmpty) return {};
         if (descent.end == State::Descent::End::kLeaf) {
+            state_->leaf_used(suspend, key, descent);
             if (State::leaf_in_range(descent)) return {};
             return fail(Errc::kCorrupt, "tree page: keys outside of its range",
                         descent.leaf().block * kBlockBytes);
         }
-        TRY(state_->load_missing(suspend, descent));
+        TRY(state_->load_missing(suspend, key, descent));
     }
 }
 

@@ -8,6 +8,7 @@
 
 #include <absl/functional/function_ref.h>
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,6 +17,7 @@
 #include "blobstore/key.h"
 #include "blobstore/page_io.h"
 #include "blobstore/page_source.h"
+#include "driver/reactor/gate.h"
 
 namespace blobfs::blobstore {
 
@@ -53,6 +55,14 @@ class Btree {
     // The leaf that the key belongs to when resident(key), by its block; 0 in an empty tree. Good
     // until the next change.
     [[nodiscard]] std::optional<std::uint64_t> resident_leaf(KeyView key) const;
+
+    // Reading ahead. README.md, "Leaves that are read ahead". -----------------------------------
+    // From now on leaves may be read by fibers that pass this gate: it is closed before the tree
+    // goes. nullptr, as at first: none are.
+    void read_ahead_inside(driver::Gate* gate);
+    // Starts reading what get() of the key would wait for, and does not wait. False when enough is
+    // being read.
+    bool read_ahead(Suspend& suspend, KeyView key);
 
     // Changes. -------------------------------------------------------------------------------
     // Loads the path to the key. Suspends; afterwards other fibers may have run: check resident()

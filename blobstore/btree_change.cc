@@ -14,28 +14,6 @@ namespace {
 // being filled in order.
 constexpr std::uint16_t kAscendingRun = 8;
 
-// Keeps the pages of a descent in memory: a change may need a frame, and must not get one of these.
-template <class Descent>
-class PinnedPath {
-  public:
-    PinnedPath(PageCache& cache, const Descent& descent) : cache_(cache), depth_(descent.depth) {
-        for (std::uint32_t i = 0; i < depth_; ++i) {
-            frames_[i] = descent.frames[i];
-            cache_.pin(*frames_[i]);
-        }
-    }
-    ~PinnedPath() {
-        for (std::uint32_t i = 0; i < depth_; ++i) cache_.unpin(*frames_[i]);
-    }
-    PinnedPath(const PinnedPath&) = delete;
-    PinnedPath& operator=(const PinnedPath&) = delete;
-
-  private:
-    PageCache& cache_;
-    std::uint32_t depth_;
-    std::array<PageCache::Frame*, kMaxTreeHeight> frames_;
-};
-
 void note_insertion(PageCache::Frame& frame, std::size_t index) {
     const bool behind = index == frame.last_insert + 1u;
     if (!behind) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "blobstore/btree.h"
+#include "blobstore/leaf_runs.h"
 #include "blobstore/page.h"
 #include "blobstore/page_cache.h"
 
@@ -25,6 +26,9 @@ struct Btree::State {
     PagePointer root{};
     std::uint32_t height = 0;
     Generation current{};
+    LeafRuns runs{};
+    driver::Gate* ahead_gate = nullptr;  // of the fibers that read ahead; nullptr: none do
+    std::size_t reading_ahead = 0;       // such fibers
 
     // Which leaf is wanted: the one that holds the key, or the one with the greatest keys below it.
     enum class Side : std::uint8_t { kAt, kBelow };
@@ -48,15 +52,41 @@ struct Btree::State {
         [[nodiscard]] KeyView lower(std::uint32_t levels) const;
         [[nodiscard]] KeyView upper(std::uint32_t levels) const;
     };
+    class PinnedPath;
     void descend(KeyView key, Side side, Descent& descent) const;
-    // Loads what the descent missed. kCorrupt when it ended in damage.
-    Result<void> load_missing(Suspend& suspend, const Descent& descent);
+    // Loads what the descent to the key missed. kCorrupt when it ended in damage.
+    Result<void> load_missing(Suspend& suspend, KeyView key, const Descent& descent);
+    // What a page that the descent missed must be.
+    struct Wanted {
+        Key lower, upper;
+        PageExpectation page;
+        const char* check(ConstDmaSpan bytes) const;
+    };
+    [[nodiscard]] Wanted wanted(const Descent& descent) const;
     // Whether the leaf's keys are within the range that its parents give it: always so unless a
     // damaged parent shares the leaf with another, and then it must not be changed.
     [[nodiscard]] static bool leaf_in_range(const Descent& descent);
 
     [[nodiscard]] Page page(const Frame& frame) const { return Page(cache.bytes(frame)); }
     [[nodiscard]] static PageView view(const Frame& frame) { return PageView(frame.data); }
+
+    // Reading ahead (btree_read_ahead.cc).
+    // Now: who is faster than the device finds the page being read. Later: when the caller
+    // suspends.
+    enum class Begin : std::uint8_t { kNow, kLater };
+    // A descent ended in its leaf, which is going to be used.
+    void leaf_used(Suspend& suspend, KeyView key, const Descent& descent) {
+        if (descent.leaf().read_ahead != 0) [[unlikely]]
+            read_further(suspend, key, descent);
+    }
+    void read_further(Suspend& suspend, KeyView key, const Descent& descent);
+    void leaf_missed(Suspend& suspend, KeyView key, const Descent& descent);
+    void read_on(Suspend& suspend, KeyKind kind, const Descent& descent, std::uint32_t leaves,
+                 std::uint32_t window, Begin begin);
+    [[nodiscard]] bool small(const Descent& descent) const;
+    void read_neighbours(Suspend& suspend, const Descent& descent);
+    bool read_leaf_ahead(Suspend& suspend, KeyView key, std::uint32_t mark, Begin begin);
+    bool load_ahead(Suspend& suspend, const Descent& descent, std::uint32_t mark);
 
     // Changes (btree_change.cc).
     void put(KeyView key, ValueView value);
@@ -75,6 +105,28 @@ struct Btree::State {
 
     // Checkpoint.
     PagePointer seal(Frame& frame, Frozen& frozen);
+};
+
+// Keeps the pages of a descent in memory: while another is being read, so that the next descent
+// gets at least that far, or as a change may need a frame, and must not get one of these.
+class Btree::State::PinnedPath {
+  public:
+    PinnedPath(PageCache& cache, const Descent& descent) : cache_(cache), depth_(descent.depth) {
+        for (std::uint32_t i = 0; i < depth_; ++i) {
+            frames_[i] = descent.frames[i];
+            cache_.pin(*frames_[i]);
+        }
+    }
+    ~PinnedPath() {
+        for (std::uint32_t i = 0; i < depth_; ++i) cache_.unpin(*frames_[i]);
+    }
+    PinnedPath(const PinnedPath&) = delete;
+    PinnedPath& operator=(const PinnedPath&) = delete;
+
+  private:
+    PageCache& cache_;
+    std::uint32_t depth_;
+    std::array<PageCache::Frame*, kMaxTreeHeight> frames_;
 };
 
 // What is wrong with the keys of a valid page whose parents allow lower <= key < upper (upper

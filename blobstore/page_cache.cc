@@ -15,6 +15,8 @@ constexpr std::size_t kSlabFrames = 64;
 struct PageCache::Load {
     driver::WaitQueue waiters;
     Result<void> outcome;
+    bool ahead = false;     // nobody needed it
+    std::uint8_t mark = 0;  // then: for the frame
 };
 
 PageCache::PageCache(std::size_t pool_frames, std::uint32_t page_bytes)
@@ -47,6 +49,7 @@ PageCache::Statistics PageCache::statistics() const {
     return {.hits = hits_,
             .misses = misses_,
             .evictions = evictions_,
+            .read_ahead = read_ahead_,
             .frames = slab_frames_made_ + extra_,
             .used = slab_frames_made_ + extra_ - free_.size(),
             .dirty = dirty_,
@@ -54,7 +57,7 @@ PageCache::Statistics PageCache::statistics() const {
             .extra = extra_};
 }
 
-PageCache::Frame* PageCache::take_frame() {
+PageCache::Frame* PageCache::take_pool_frame() {
     if (free_.empty() && slab_frames_made_ < pool_frames_ && !out_of_memory_) {
         if (!add_slab()) out_of_memory_ = true;
     }
@@ -63,7 +66,11 @@ PageCache::Frame* PageCache::take_frame() {
         free_.pop_back();
         return frame;
     }
-    if (Frame* frame = evict()) return frame;
+    return evict();
+}
+
+PageCache::Frame* PageCache::take_frame() {
+    if (Frame* frame = take_pool_frame()) return frame;
     return grow();
 }
 
@@ -115,41 +122,71 @@ Result<void> PageCache::load(Suspend& suspend, PageIo& io, const PagePointer& po
                              absl::FunctionRef<const char*(ConstDmaSpan)> check) {
     if (const auto at = loading_.find(pointer.block); at != loading_.end()) {
         const std::shared_ptr<Load> load = at->second;
+        if (load->ahead) ++misses_;
         load->waiters.wait(suspend);
+        // What went wrong when nobody needed it is not believed: the caller looks again, and reads.
+        if (load->ahead) return {};
         return load->outcome;
     }
-    CHECK(!by_block_.contains(pointer.block));
     Frame* frame = take_frame();
     if (frame == nullptr) {
         return fail(Errc::kNoMemory, "reading a metadata page", pointer.block * kBlockBytes);
     }
     ++misses_;
-    frame->loading = true;
     const auto load = std::make_shared<Load>();
     loading_.emplace(pointer.block, load);
+    read(suspend, io, pointer, *frame, *load, check);
+    if (!load->outcome) io.report(load->outcome.error());
+    return load->outcome;
+}
 
-    load->outcome = io.read(suspend, pointer, bytes(*frame));
-    if (load->outcome) {
-        if (const char* damage = check(bytes(*frame))) {
-            load->outcome = fail(Errc::kCorrupt, damage, pointer.block * kBlockBytes);
+Result<void> PageCache::load_ahead(Suspend& suspend, PageIo& io, const PagePointer& pointer,
+                                   std::uint32_t mark,
+                                   absl::FunctionRef<const char*(ConstDmaSpan)> check) {
+    if (const auto at = loading_.find(pointer.block); at != loading_.end()) {
+        const std::shared_ptr<Load> load = at->second;
+        load->waiters.wait(suspend);
+        return load->outcome;
+    }
+    Frame* frame = take_pool_frame();
+    if (frame == nullptr) {
+        return fail(Errc::kNoMemory, "reading a metadata page ahead", pointer.block * kBlockBytes);
+    }
+    ++read_ahead_;
+    const auto load = std::make_shared<Load>();
+    load->ahead = true;
+    load->mark = static_cast<std::uint8_t>(mark);
+    loading_.emplace(pointer.block, load);
+    read(suspend, io, pointer, *frame, *load, check);
+    return load->outcome;
+}
+
+void PageCache::read(Suspend& suspend, PageIo& io, const PagePointer& pointer, Frame& frame,
+                     Load& load, absl::FunctionRef<const char*(ConstDmaSpan)> check) {
+    CHECK(!by_block_.contains(pointer.block));
+    frame.loading = true;
+    load.outcome = io.read(suspend, pointer, bytes(frame));
+    if (load.outcome) {
+        if (const char* damage = check(bytes(frame))) {
+            load.outcome = fail(Errc::kCorrupt, damage, pointer.block * kBlockBytes);
         }
     }
-    if (!load->outcome) io.report(load->outcome.error());
-    frame->loading = false;
-    if (load->outcome && by_block_.contains(pointer.block)) {
+    frame.loading = false;
+    if (load.outcome && by_block_.contains(pointer.block)) {
         // A damaged allocation map gave the address away meanwhile: the new page stands.
-        release(*frame);
-    } else if (load->outcome) {
-        frame->block = pointer.block;
-        frame->use = Use::kLoaded;
-        frame->ascending = 0;
-        by_block_.emplace(pointer.block, frame);
+        release(frame);
+    } else if (load.outcome) {
+        frame.block = pointer.block;
+        frame.use = Use::kLoaded;
+        frame.read_ahead = load.mark;
+        frame.missed_below = 0;
+        frame.ascending = 0;
+        by_block_.emplace(pointer.block, &frame);
     } else {
-        release(*frame);
+        release(frame);
     }
     loading_.erase(pointer.block);
-    load->waiters.wake_all();
-    return load->outcome;
+    load.waiters.wake_all();
 }
 
 // An address that the source gives out is free. A damaged allocation map may show blocks free that
@@ -170,6 +207,8 @@ PageCache::Frame& PageCache::make(std::uint64_t block) {
     frame->block = block;
     frame->dirty = true;
     frame->use = Use::kUsed;
+    frame->read_ahead = 0;
+    frame->missed_below = 0;
     frame->ascending = 0;
     ++dirty_;
     claim(block, *frame);

@@ -43,6 +43,9 @@ class PageCache {
         bool obsolete = false;  // frozen, and no longer part of the tree
         Use use = Use::kIdle;
         bool loading = false;
+        // The first of so many leaves that were read ahead and not used yet; 0: it is not.
+        std::uint8_t read_ahead = 0;
+        std::uint8_t missed_below = 0;  // for the tree: pages below it that somebody waited for
         // For the tree: where the last insertion was, and how many in a row went upwards.
         std::uint16_t last_insert = 0;
         std::uint16_t ascending = 0;
@@ -58,8 +61,10 @@ class PageCache {
     PageCache(const PageCache&) = delete;
     PageCache& operator=(const PageCache&) = delete;
 
+    // misses: pages that somebody had to read, or waited for while they were read ahead.
+    // read_ahead: pages read before anybody asked.
     struct Statistics {
-        std::uint64_t hits = 0, misses = 0, evictions = 0;
+        std::uint64_t hits = 0, misses = 0, evictions = 0, read_ahead = 0;
         std::size_t frames = 0;  // now; more than the pool for as long as a burst lasts
         std::size_t used = 0, dirty = 0, frozen = 0;
         std::size_t extra = 0;  // frames beyond the pool
@@ -79,12 +84,20 @@ class PageCache {
         return frame;
     }
     void count_hits(std::uint64_t hits) { hits_ += hits; }
+    // In memory, or being read. Is no use of it.
+    [[nodiscard]] bool holds(std::uint64_t block) const {
+        return by_block_.contains(block) || loading_.contains(block);
+    }
 
     // Reads the page into a frame, or waits for the fiber that is reading it already. `check` says
     // what is wrong with the page (a literal), nullptr when it is good; a bad page is not kept and
     // the error is kCorrupt with its byte offset. Suspends; afterwards look the page up again.
     Result<void> load(Suspend& suspend, PageIo& io, const PagePointer& pointer,
                       absl::FunctionRef<const char*(ConstDmaSpan)> check);
+    // The same for nobody in particular: an error is not reported, and whoever waits for the page
+    // reads it itself then. Takes no frame beyond the pool. `mark`: for Frame::read_ahead.
+    Result<void> load_ahead(Suspend& suspend, PageIo& io, const PagePointer& pointer,
+                            std::uint32_t mark, absl::FunctionRef<const char*(ConstDmaSpan)> check);
 
     // A dirty frame for a new page, contents undefined. Does not suspend and cannot fail but for
     // want of DMA memory, which ends the process: the owner of the tree bounds the dirty pages.
@@ -113,8 +126,11 @@ class PageCache {
 
     PageCache(std::size_t pool_frames, std::uint32_t page_bytes);
     Result<void> add_slab();
-    Frame* take_frame();  // free, or evicted, or new; nullptr without memory
-    Frame* evict();       // nullptr when none can go
+    Frame* take_frame();       // free, or evicted, or new; nullptr without memory
+    Frame* take_pool_frame();  // free, or evicted
+    void read(Suspend& suspend, PageIo& io, const PagePointer& pointer, Frame& frame, Load& load,
+              absl::FunctionRef<const char*(ConstDmaSpan)> check);
+    Frame* evict();  // nullptr when none can go
     Frame* grow();
     void claim(std::uint64_t block, Frame& frame);
     void release(Frame& frame);
@@ -134,7 +150,7 @@ class PageCache {
     std::size_t dirty_ = 0;
     std::size_t hand_ = 0;
     bool out_of_memory_ = false;  // the pool could not be made as large as wanted
-    std::uint64_t hits_ = 0, misses_ = 0, evictions_ = 0;
+    std::uint64_t hits_ = 0, misses_ = 0, evictions_ = 0, read_ahead_ = 0;
 };
 
 }  // namespace blobfs::blobstore

@@ -103,6 +103,11 @@ class InodeTable {
     InodeTable(const InodeTable&) = delete;
     InodeTable& operator=(const InodeTable&) = delete;
 
+    // Loaded already.
+    [[nodiscard]] bool in_memory(InodeNumber number) const {
+        const auto at = inodes_.find(value(number));
+        return at != inodes_.end() && at->second->loaded;
+    }
     // In the table, perhaps not loaded. Never suspends.
     InodePin pin(InodeNumber number);
     // Pinned and loaded. kNotFound, kCorrupt. Suspends when it is not in memory.

@@ -34,6 +34,7 @@ DirectoryEntry to_entry(std::uint64_t key, InodeNumber inode, std::uint32_t type
 Result<void> list_with_attributes(Suspend& suspend, Filesystem::State& state,
                                   const Inode& directory, std::uint64_t from, Visit visit) {
     std::vector<EntryCopy> batch;
+    std::vector<blobstore::BlobId> wanted;
     for (;;) {
         batch.clear();
         TRY(state.directory().scan(suspend, directory.number, from, [&](const EntryView& entry) {
@@ -43,6 +44,11 @@ Result<void> list_with_attributes(Suspend& suspend, Filesystem::State& state,
                              .name = std::string(entry.name)});
             return batch.size() < kEntriesAtOnce;
         }));
+        wanted.clear();
+        for (const EntryCopy& copy : batch) {
+            if (!state.table.in_memory(copy.inode)) wanted.push_back(to_blob(copy.inode));
+        }
+        state.store->read_attributes_ahead(suspend, wanted);
         for (const EntryCopy& copy : batch) {
             DirectoryEntry entry = to_entry(copy.key, copy.inode, copy.type, copy.name);
             // The lock is held until the reference is counted. An inode that cannot be read has its

@@ -381,9 +381,9 @@ void Daemon::log_statistics() const {
                  fs.referenced_inodes, fs.dirty_inodes);
     spdlog::info(
         "statistics: transactions {}, log batches {}, checkpoints {}, page cache hits {}, misses "
-        "{}, frames {}, dirty {}",
+        "{}, read ahead {}, frames {}, dirty {}",
         store.transactions, store.log_batches, store.checkpoints, store.cache_hits,
-        store.cache_misses, store.cache_frames, store.dirty_pages);
+        store.cache_misses, store.pages_read_ahead, store.cache_frames, store.dirty_pages);
     spdlog::info("statistics: device reads {} ({} bytes), writes {} ({} bytes), flushes {}",
                  device.reads, device.bytes_read, device.writes, device.bytes_written,
                  device.flushes);
