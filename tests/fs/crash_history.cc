@@ -24,7 +24,8 @@ std::size_t History::synced(std::size_t cut) const {
     return result;
 }
 
-void History::failed(InodeNumber file, std::uint64_t first, std::uint64_t write) {
+void History::failed(InodeNumber file, std::uint64_t first, std::uint64_t write,
+                     std::uint64_t old_end) {
     for (auto& [sector, events] : sectors[value(file)]) {
         if (sector < first) continue;
         const auto found = std::ranges::find(events, write, &SectorEvent::write);
@@ -32,6 +33,8 @@ void History::failed(InodeNumber file, std::uint64_t first, std::uint64_t write)
         found->may_be = true;
         SectorEvent zeroes = *found;
         zeroes.write = 0;
+        zeroes.uncovers = sector >= old_end && old_end % kClusterSectors != 0 &&
+                          sector / kClusterSectors == old_end / kClusterSectors;
         events.insert(std::next(found), zeroes);
     }
 }
@@ -76,10 +79,11 @@ void History::expect_sector(InodeNumber file, std::uint64_t sector, const std::b
         from = event;
         any_durable = true;
     }
-    const bool allowed = (found.zero() && !any_durable) ||
-                         std::any_of(from, events->second.end(), [&](const SectorEvent& event) {
-                             return event.write == found.write && event.issued_at <= cut;
-                         });
+    const bool allowed =
+        (found.zero() && !any_durable) ||
+        std::any_of(from, events->second.end(), [&](const SectorEvent& event) {
+            return (event.write == found.write || event.uncovers) && event.issued_at <= cut;
+        });
     std::string changes;
     for (const SectorEvent& event : events->second) {
         changes += "\n  operation " + std::to_string(event.operation) + ", write " +

@@ -17,6 +17,7 @@ namespace blobfs::fs {
 
 inline constexpr std::size_t kSector = 512;
 inline constexpr std::size_t kFileSectors = 96;  // of the largest file
+inline constexpr std::size_t kClusterSectors = 8;
 
 // What every sector that is written is filled with. No two are alike.
 struct Stamp {
@@ -37,6 +38,7 @@ struct SectorEvent {
     std::size_t issued_at;  // length of the medium's journal then
     std::size_t operation;  // it is a part of
     bool may_be = false;    // it failed: perhaps a part of it is there
+    bool uncovers = false;  // or what other writes put there of which a crash left the data only
 };
 
 struct History {
@@ -55,8 +57,9 @@ struct History {
 
     [[nodiscard]] std::size_t synced(std::size_t cut) const;
     // A write to the file failed that had been sent: each of its sectors from the first one on may
-    // be there or not, or read as zeroes.
-    void failed(InodeNumber file, std::uint64_t first, std::uint64_t write);
+    // be there or not, or read as zeroes. The file had ended at old_end: what lay behind that in
+    // the same cluster was the file's own.
+    void failed(InodeNumber file, std::uint64_t first, std::uint64_t write, std::uint64_t old_end);
     // Fails the test unless this may be what the file holds: all changes up to the operation are
     // there, none that was sent after the cut.
     void expect_content(InodeNumber file, std::span<const std::byte> content, std::size_t durable,

@@ -72,7 +72,11 @@ void CrashWorkload::expect_usual(const Error& error) {
 
 void CrashWorkload::write(Suspend& suspend, InodeNumber file, std::uint64_t first,
                           std::uint64_t count, bool early) {
-    const Write write{.file = file, .first = first, .count = count, .number = ++writes_};
+    const Write write{.file = file,
+                      .first = first,
+                      .count = count,
+                      .number = ++writes_,
+                      .old_end = must(fs().getattr(suspend, file)).size / kSector};
     auto from = must(driver::DmaBuffer::allocate(count * kSector));
     for (std::uint64_t i = 0; i < count; ++i) {
         const Stamp mark = Stamp::of(value(file), first + i, write.number);
@@ -87,7 +91,8 @@ void CrashWorkload::write(Suspend& suspend, InodeNumber file, std::uint64_t firs
     if (early && world_.early.admits(file)) return write_early(suspend, write, std::move(from));
     const auto written = fs().write(suspend, file, first * kSector, from.span(), {});
     if (!written) expect_usual(written.error());
-    history_.failed(file, first + (written ? written->bytes / kSector : 0), write.number);
+    history_.failed(file, first + (written ? written->bytes / kSector : 0), write.number,
+                    write.old_end);
     if (written) world_.early.clear_error(file);
 }
 
@@ -116,7 +121,7 @@ void CrashWorkload::write_early(Suspend& suspend, const Write& write, driver::Dm
             error = written.error();
             expect_usual(*error);
             EXPECT_FALSE(early && error->code == Errc::kNoSpace) << "after the answer";
-            history_.failed(write.file, write.first, write.number);
+            history_.failed(write.file, write.first, write.number, write.old_end);
         }
         if (early) {
             world_.early.end(*early, error);

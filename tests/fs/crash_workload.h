@@ -56,6 +56,7 @@ class CrashWorkload {
     struct Write {
         InodeNumber file{};
         std::uint64_t first = 0, count = 0, number = 0;
+        std::uint64_t old_end = 0;  // of the file
     };
 
     std::uint64_t below(std::uint64_t n) { return random_() % n; }
