@@ -7,7 +7,7 @@
 #include <ostream>
 #include <string>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "mkfs/byte_count.h"
 #include "mkfs/format_device.h"
 

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "fs/fuse/daemon.h"
 
 namespace blobfs::fs::fuse {

@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "driver/device.h"
 #include "driver/device_name.h"
 #include "driver/memory/environment.h"

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "mkfs/byte_count.h"
 #include "tools/fsck/check_device.h"
 

@@ -4,7 +4,7 @@
 #include <ostream>
 #include <string>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "tools/nvme/controller_pages.h"
 #include "tools/nvme/driver_binding.h"
 #include "tools/nvme/inventory.h"

@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "mkfs/byte_count.h"
 #include "tools/perf/report.h"
 

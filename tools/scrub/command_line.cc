@@ -9,7 +9,7 @@
 #include <ostream>
 #include <vector>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "fs/fsck/online_check.h"
 #include "mkfs/byte_count.h"
 #include "tools/scrub/mounted_filesystem.h"

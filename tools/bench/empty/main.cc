@@ -22,7 +22,7 @@
 #include <string>
 #include <thread>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "tools/bench/empty/server.h"
 
 namespace {

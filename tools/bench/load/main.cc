@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "tools/bench/load/processes.h"
 
 int main(int argc, char** argv) {

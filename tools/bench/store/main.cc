@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 #include "mkfs/byte_count.h"
 #include "tools/bench/store/blob_benchmark.h"
 

@@ -1,4 +1,4 @@
-#include "command_line/parser.h"
+#include "driver/base/command_line.h"
 
 #include <CLI/CLI.hpp>
 #include <ostream>

@@ -2,7 +2,7 @@
 
 // What a program's command line may hold, where its values go, and what its user is told: one look
 // for all programs of ours. CLI11 does it, which is headers only and costs 20 s of a processor in
-// each file that includes it; parser.cc is the only one.
+// each file that includes it; command_line.cc is the only one.
 //
 // For one thread. Nothing here prints; nothing is thrown but what memory throws.
 
