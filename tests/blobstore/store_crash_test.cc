@@ -36,6 +36,8 @@ constexpr std::size_t kMostSectors = 640;  // of a blob
 constexpr std::uint64_t kActors = 3;
 // A run is the same for the same seed: no clock takes part.
 constexpr std::uint64_t kVirtualTurnUs = 5;
+// As long as the store waits before it makes a checkpoint by itself.
+constexpr std::uint64_t kSlowPolls = 600;
 
 std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
     const char* text = std::getenv(name);
@@ -567,7 +569,8 @@ class Explorer {
     void run_round(Suspend& suspend, driver::Reactor& reactor, std::uint64_t round) {
         const driver::PowerCutOptions medium{.bytes = kDeviceBytes,
                                              .lba_bytes = round % 8 < 4 ? 512u : 4096u,
-                                             .shuffle_seed = round % 2 == 0 ? seed_ | 1 : 0};
+                                             .shuffle_seed = round % 2 == 0 ? seed_ | 1 : 0,
+                                             .slow_polls = round % 4 == 2 ? kSlowPolls : 0};
         Workload first(reactor, seed_ + round, broken_);
         first.run(suspend, PowerCutMedium::create(medium), 300, format_of_round(round));
         cut(suspend, first, round, 170);
