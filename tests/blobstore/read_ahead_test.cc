@@ -219,6 +219,18 @@ TEST_F(ReadAheadTest, SmallCacheIsNotOverrun) {
     EXPECT_LE(reads_, 2 * pages_ + 10);
 }
 
+TEST_F(ReadAheadTest, CacheFullOfChangedPagesIsLeftAlone) {
+    with_cold_tree({.cache_bytes = 0}, [&](TreeWorld& world, Suspend& suspend) {
+        const std::size_t capacity = world.cache->capacity();
+        for (std::uint64_t i = 0; i < capacity; ++i) world.cache->make(1'000'000 + i);
+        EXPECT_TRUE(world.tree->read_ahead(suspend, key_of(1)));
+        for (int i = 0; i < 10; ++i) suspend.yield();
+        EXPECT_EQ(world.cache->statistics().read_ahead, 0u);
+        EXPECT_EQ(world.cache->statistics().extra, 0u);
+        expect_found(world, suspend, 1);
+    });
+}
+
 TEST_F(ReadAheadTest, ManyKeysAreReadSideBySideEachLeafOnce) {
     with_cold_tree(kOptions, [&](TreeWorld& world, Suspend& suspend) {
         expect_found(world, suspend, 1);

@@ -179,6 +179,28 @@ TEST_F(ReaddirTest, WithAttributesCountsAReferenceForEachEntryTaken) {
     });
 }
 
+TEST_F(ReaddirTest, InodesOfAListingAreReadSideBySide) {
+    run([&](Suspend& suspend) {
+        const InodeNumber directory = make_directory(suspend, kRootInode, "dir");
+        for (int i = 0; i < 200; ++i) {
+            const InodeNumber file = make_file(suspend, directory, "file" + std::to_string(i));
+            must(write(suspend, file, 0, std::string(1000, 'x')));
+        }
+        remount(suspend);
+        device.most_reads_at_once = 0;
+        std::vector<InodeNumber> taken;
+        must(fs->readdir(suspend, directory, 2, true, [&](const DirectoryEntry& entry) {
+            EXPECT_NE(entry.attributes, nullptr);
+            taken.push_back(entry.inode);
+            return true;
+        }));
+        EXPECT_EQ(taken.size(), 200u);
+        for (const InodeNumber inode : taken) fs->forget(inode, 1);
+        // The inodes of the first names are in nearly all of the leaves, fifteen or so.
+        EXPECT_GT(device.most_reads_at_once, 10u);
+    });
+}
+
 TEST_F(ReaddirTest, ErrorsOfWhatIsNoDirectory) {
     run([&](Suspend& suspend) {
         const InodeNumber file = make_file(suspend, kRootInode, "file");
