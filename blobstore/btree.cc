@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "blobstore/btree_state.h"
+#include "blobstore/held_pages.h"
 #include "driver/base/check.h"
 
 namespace blobfs::blobstore {
@@ -206,14 +207,23 @@ Result<void> Btree::scan(Suspend& suspend, KeyView from, KeyView to,
     }
 }
 
+bool Btree::State::resident(KeyView key, Descent& descent) const {
+    descend(key, Side::kAt, descent);
+    return descent.end == Descent::End::kEmpty ||
+           (descent.end == Descent::End::kLeaf && leaf_in_range(descent));
+}
+
 std::optional<std::uint64_t> Btree::resident_leaf(KeyView key) const {
     State::Descent descent;
-    state_->descend(key, State::Side::kAt, descent);
-    if (descent.end == State::Descent::End::kEmpty) return 0;
-    if (descent.end != State::Descent::End::kLeaf || !State::leaf_in_range(descent)) {
-        return std::nullopt;
-    }
-    return descent.leaf().block;
+    if (!state_->resident(key, descent)) return std::nullopt;
+    return descent.depth == 0 ? 0 : descent.leaf().block;
+}
+
+std::optional<std::uint64_t> Btree::resident_leaf(KeyView key, HeldPages& held) const {
+    State::Descent descent;
+    if (!state_->resident(key, descent)) return std::nullopt;
+    for (std::uint32_t i = 0; i < descent.depth; ++i) held.hold(*descent.frames[i]);
+    return descent.depth == 0 ? 0 : descent.leaf().block;
 }
 
 Result<void> Btree::fetch(Suspend& suspend, KeyView key) {

@@ -21,6 +21,7 @@
 
 namespace blobfs::blobstore {
 
+class HeldPages;
 class PageCache;
 class PageView;
 
@@ -55,6 +56,8 @@ class Btree {
     // The leaf that the key belongs to when resident(key), by its block; 0 in an empty tree. Good
     // until the next change.
     [[nodiscard]] std::optional<std::uint64_t> resident_leaf(KeyView key) const;
+    // The same, and holds the path, so that the key stays resident while others are changed.
+    [[nodiscard]] std::optional<std::uint64_t> resident_leaf(KeyView key, HeldPages& held) const;
 
     // Reading ahead. README.md, "Leaves that are read ahead". -----------------------------------
     // From now on leaves may be read by fibers that pass this gate: it is closed before the tree
@@ -70,7 +73,8 @@ class Btree {
     Result<void> fetch(Suspend& suspend, KeyView key);
     // The value of a resident key, or nothing. REQUIRES resident(key). Valid until the next change.
     [[nodiscard]] std::optional<ValueView> peek(KeyView key) const;
-    // REQUIRES resident(key), at least max_pages_per_change() pages set aside in the source,
+    // REQUIRES resident(key) (a change of another key may end that, unless the path is held), at
+    // least max_pages_per_change() pages set aside in the source,
     // 1 <= key.size() <= kMaxKeyBytes, value.size() <= max_value_bytes(); neither lies in the tree
     // (as what peek() returns does).
     void put(KeyView key, ValueView value);

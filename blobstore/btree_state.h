@@ -54,6 +54,8 @@ struct Btree::State {
     };
     class PinnedPath;
     void descend(KeyView key, Side side, Descent& descent) const;
+    // The descent ended in the leaf that the key belongs to, or the tree is empty.
+    bool resident(KeyView key, Descent& descent) const;
     // Loads what the descent to the key missed. kCorrupt when it ended in damage.
     Result<void> load_missing(Suspend& suspend, KeyView key, const Descent& descent);
     // What a page that the descent missed must be.

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "blobstore/extent_map.h"
+#include "blobstore/held_pages.h"
 #include "blobstore/store_state.h"
 
 namespace blobfs::blobstore {
@@ -55,17 +56,20 @@ class LeafChanges {
     absl::InlinedVector<Change, 16> changes_;
 };
 
-// Makes the pages of all keys resident. True when nothing had to be loaded: then `leaves` is whole.
+// Makes the pages of all keys resident. True when nothing had to be loaded: then `leaves` is whole,
+// and the pages are held.
 Result<bool> warm_up(Suspend& suspend, Btree& tree, const Transaction::State& transaction,
-                     LeafChanges& leaves) {
+                     LeafChanges& leaves, HeldPages& held) {
     bool complete = true;
     leaves.clear();
+    held.release();
     const auto visit = [&](KeyView key, std::uint32_t puts, std::size_t bytes) -> Result<void> {
-        if (const auto leaf = tree.resident_leaf(key)) {
+        if (const auto leaf = tree.resident_leaf(key, held)) {
             leaves.add(*leaf, puts, bytes);
             return {};
         }
         complete = false;
+        held.release();
         return tree.fetch(suspend, key);
     };
     for (const AttributesUpdate& update : transaction.attributes) {
@@ -75,6 +79,7 @@ Result<bool> warm_up(Suspend& suspend, Btree& tree, const Transaction::State& tr
     for (const auto& change : transaction.changes) {
         TRY(visit(change.key, change.erase ? 0 : 1, change.key.size() + change.value.size()));
     }
+    if (!complete) held.release();
     return complete;
 }
 
@@ -92,6 +97,7 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     }
     urgent = urgent && options.broken_rule != OrderRule::kDeleteWhenFull;
     LeafChanges leaves;
+    HeldPages held(*cache);
     // Repeated until nothing had to be waited for: only then all that was found still holds.
     for (;;) {
         if (!transaction.waits_for_checkpoints) {
@@ -100,10 +106,11 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
             TRY(checkpoint(suspend, SuperblockState::kInUse));
             continue;
         }
-        TRY_ASSIGN(const bool complete, warm_up(suspend, tree, transaction, leaves));
+        TRY_ASSIGN(const bool complete, warm_up(suspend, tree, transaction, leaves, held));
         if (!complete) continue;
         const std::uint32_t pages = leaves.pages(tree);
         if (space.reserved_pages(urgent) >= pages) break;
+        held.release();
         TRY(transaction.waits_for_checkpoints ? reserve_pages(suspend, pages, urgent)
                                               : space.reserve_pages(suspend, pages, urgent));
     }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "blobstore/leaf_runs.h"
+#include "tests/blobstore/store_fixture.h"
 #include "tests/blobstore/tree_world.h"
 
 namespace blobfs::blobstore {
@@ -276,6 +277,46 @@ TEST_F(ReadAheadTest, ReadsWhatChangesMeanwhile) {
             EXPECT_GT(world.cache->statistics().read_ahead, 0u);
         });
     }
+}
+
+TEST_F(ReadAheadTest, LeafReadAheadStaysWhileTheTransactionThatNeedsItTakesFrames) {
+    constexpr std::uint64_t kBlobs = 4000;
+    const std::string attributes(200, 'a');
+    OpenOptions open;
+    open.cache_bytes = 0;  // 256 frames
+    open.commit_interval_ms = 0;
+    StoreFixture fixture("mem:256MiB", {}, open);
+    fixture.run([&](Suspend& suspend) {
+        for (std::uint64_t i = 0; i < kBlobs; ++i) {
+            Transaction transaction;
+            transaction.create_blob(fixture.store->allocate_id(), attributes);
+            must(fixture.store->commit(suspend, transaction));
+        }
+        must(fixture.store->sync(suspend));
+        must(fixture.store->checkpoint(suspend));
+        fixture.reopen(suspend, true);
+        Blobstore& store = *fixture.store;
+        const std::string value(500, 'v');
+        std::mt19937_64 random(1);
+        for (std::uint64_t trial = 0; trial < 1000; ++trial) {
+            if (trial % 10 == 0) must(store.checkpoint(suspend));
+            const BlobId grows{kBlobs - random() % 100};
+            const BlobId ahead{1 + random() % 500};
+            store.read_attributes_ahead(suspend, std::span(&ahead, 1));
+            // Others take frames until those of the leaf's age go next.
+            for (std::uint64_t n = 100 + random() % 200; n > 0; --n) {
+                must(store.attributes(suspend, BlobId{700 + random() % 3000}));
+            }
+            must(store.attributes(suspend, grows));
+            Transaction transaction;
+            for (char name = 'a'; name <= 'z'; ++name) {
+                transaction.put_record(grows, std::string(1, name) + std::to_string(trial), value);
+            }
+            transaction.put_record(ahead, "name", value);
+            must(store.commit(suspend, transaction));
+        }
+        fixture.expect_sound(suspend);
+    });
 }
 
 }  // namespace
