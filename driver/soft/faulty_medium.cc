@@ -82,8 +82,8 @@ void FaultyMedium::start(MediumOperation& operation) {
             operation.done(operation, fault->status);
             return;
         case Fault::Effect::kDelay:
-            held_.push_back(
-                {&operation, Clock::now() + std::chrono::microseconds(fault->delay_us)});
+            held_.push_back({&operation, Clock::now() + std::chrono::microseconds(fault->delay_us),
+                             fault->delay_polls});
             return;
         case Fault::Effect::kNeverAnswer:
             held_.push_back({&operation, std::nullopt});
@@ -129,11 +129,14 @@ bool FaultyMedium::poll() {
     if (held_.empty()) return any;
     const Clock::time_point now = Clock::now();
     for (std::size_t i = 0; i < held_.size();) {
-        if (!held_[i].until || *held_[i].until > now) {
+        Held& held = held_[i];
+        const bool more_polls = held.polls != 0;
+        if (more_polls) --held.polls;
+        if (!held.until || *held.until > now || more_polls) {
             ++i;
             continue;
         }
-        MediumOperation& operation = *held_[i].operation;
+        MediumOperation& operation = *held.operation;
         held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(i));
         any = true;
         inner_->start(operation);

@@ -21,7 +21,7 @@ namespace blobfs::driver {
 struct Fault {
     enum class Effect : std::uint8_t {
         kFail,            // ends with `status`, the medium is not touched
-        kDelay,           // starts delay_us later
+        kDelay,           // starts delay_us later, and delay_polls polls later
         kNeverAnswer,     // does not end unless it is aborted or the controller is reset
         kLoseWrite,       // a write, deallocation or flush succeeds without having happened
         kMisdirectWrite,  // a write goes to first byte `misdirect_to` instead, and succeeds
@@ -35,6 +35,7 @@ struct Fault {
     std::uint64_t count = std::numeric_limits<std::uint64_t>::max();  // then happens so many times
     MediumStatus status = MediumStatus(nvme::Status::kInternalError);
     std::uint64_t delay_us = 0;
+    std::uint64_t delay_polls = 0;  // the same on a fast and on a slow machine
     std::uint64_t misdirect_to = 0;
     std::uint64_t bit = 0;
 };
@@ -68,10 +69,11 @@ class FaultyMedium final : public Medium {
 
   private:
     using Clock = std::chrono::steady_clock;
-    // An operation held back: until a time, or for ever.
+    // An operation held back: until a time and for some polls, or for ever.
     struct Held {
         MediumOperation* operation;
         std::optional<Clock::time_point> until;
+        std::uint64_t polls = 0;
     };
     // An operation of our own that stands in for another.
     struct StandIn : MediumOperation {

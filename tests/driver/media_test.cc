@@ -458,6 +458,18 @@ TEST_F(FaultyMediumTest, DelaysAndHolds) {
     write(medium, 0, 512, 1);
     EXPECT_GE(std::chrono::steady_clock::now() - before, std::chrono::microseconds(2000));
 
+    medium.add({.effect = Fault::Effect::kDelay, .count = 1, .delay_polls = 3});
+    Operation late;
+    late.kind = Kind::kFlush;
+    late.done = Operation::on_done;
+    medium.start(late);
+    for (int i = 0; i < 3; ++i) medium.poll();
+    EXPECT_EQ(medium.in_flight(), 1U);
+    EXPECT_FALSE(late.ended);
+    medium.poll();
+    while (!late.ended && medium.in_flight() != 0) medium.poll();
+    EXPECT_TRUE(late.ended);
+
     medium.add({.effect = Fault::Effect::kNeverAnswer, .count = 1});
     Operation operation;
     operation.kind = Kind::kFlush;

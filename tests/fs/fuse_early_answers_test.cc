@@ -33,7 +33,8 @@ using driver::Fault;
 using driver::FaultyMedium;
 using Kind = driver::MediumOperation::Kind;
 
-constexpr std::uint64_t kLateUs = 50'000;
+// Polls, not time: a busy machine changes nothing.
+constexpr std::uint64_t kLatePolls = 2000;
 constexpr std::size_t kFileBytes = 64 * 1024;
 constexpr std::size_t kPage = 4096;
 
@@ -89,7 +90,8 @@ class EarlyAnswer : public testing::Test {
     }
 
     void writes_take_long() {
-        medium_->add({.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_us = kLateUs});
+        medium_->add(
+            {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_polls = kLatePolls});
     }
 
     template <class T>
@@ -126,10 +128,10 @@ class EarlyAnswer : public testing::Test {
     Answer receive() {
         Answer answer;
         reactor_.block_on([&](Suspend& suspend) {
-            for (int tries = 0; tries < 20'000; ++tries) {
+            for (std::uint64_t tries = 0; tries < 1000 * kLatePolls; ++tries) {
                 const auto received = kernel_.receive();
                 if (!received) {
-                    suspend.sleep_us(500);
+                    suspend.yield();
                 } else if (received->header.unique != 0) {
                     answer = {*received, medium_->in_flight() != 0};
                     return;
@@ -230,13 +232,15 @@ TEST_F(EarlyAnswer, IsGivenToSixteenAtATime) {
 // Else a batch of the log would wait for all that the kernel sends.
 TEST_F(EarlyAnswer, BeyondSixteenTheDataComesBeforeItsRecord) {
     medium_->add(
-        {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_us = 10 * kLateUs});
+        {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_polls = 10 * kLatePolls});
     for (std::uint64_t i = 0; i < EarlyAnswers::kMost; ++i) {
         send_write(i + 1, i % 16 * kPage, 'x');
         expect_answer(i + 1, true);
     }
     send_write(100, kFileBytes, 'n');
-    reactor_.block_on([](Suspend& suspend) { suspend.sleep_us(kLateUs / 10); });
+    reactor_.block_on([](Suspend& suspend) {
+        for (std::uint64_t i = 0; i < kLatePolls / 10; ++i) suspend.yield();
+    });
     send(FUSE_GETATTR, 101, file_, bytes_of(fuse_getattr_in{}));
     const Answer answer = receive();
     EXPECT_EQ(answer.header.unique, 101U);
@@ -305,7 +309,7 @@ std::size_t EarlyAnswer::lost_both(const std::function<void(Suspend&)>& make_dur
     medium_->add({.effect = Fault::Effect::kDelay,
                   .kind = Kind::kWrite,
                   .count = 1,  // the data
-                  .delay_us = 4 * kLateUs});
+                  .delay_polls = 4 * kLatePolls});
     send_write(1, kFileBytes, 'n');
     expect_answer(1, true);
     send(FUSE_UNLINK, 2, kRootInode, std::string("old\0", 4));
@@ -387,20 +391,21 @@ TEST_F(EarlyAnswer, WhatTheDeviceDidNotTakeShowsNothingOfOtherFilesWhenTheStoreH
                             64 * kFileBytes));
         must(fs_->store().checkpoint(suspend));
     });
-    medium_->add(
-        {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .count = 1, .delay_us = kLateUs});
     medium_->add({.effect = Fault::Effect::kDelay,
                   .kind = Kind::kWrite,
                   .count = 1,
-                  .delay_us = 4 * kLateUs});
+                  .delay_polls = kLatePolls});
+    medium_->add({.effect = Fault::Effect::kDelay,
+                  .kind = Kind::kWrite,
+                  .count = 1,
+                  .delay_polls = 4 * kLatePolls});
     failing_->add(
         {.kind = Kind::kWrite, .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
     send_write(1, kFileBytes, 'n');
     expect_answer(1, true);
     send_write(2, kFileBytes + kPage, 'n');
     expect_answer(2, true);
-    reactor_.block_on(
-        [&](Suspend& suspend) { EXPECT_FALSE(fs_->store().checkpoint(suspend)); });
+    reactor_.block_on([&](Suspend& suspend) { EXPECT_FALSE(fs_->store().checkpoint(suspend)); });
     for (std::uint64_t i = 0; i < 2; ++i) {
         send_read(3 + i, kFileBytes + i * kPage);
         const Answer read = receive();
