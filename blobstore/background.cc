@@ -27,11 +27,14 @@ void spawn_inside(driver::Reactor& reactor, driver::Gate& gate, Function functio
 void Blobstore::State::want_checkpoint() {
     if (checkpoint_wanted || reactor == nullptr || gate.closed()) return;
     checkpoint_wanted = true;
+    // One fiber, until none is due: while a checkpoint is written another may be due for as long as
+    // that takes, and each commit asks for it.
     spawn_inside(*reactor, gate, [this](Suspend& suspend) {
+        while (!gate.closed() && !read_only && checkpoint_due()) {
+            // An error has been logged, and has made the store read-only unless there is no space.
+            if (!checkpoint(suspend, SuperblockState::kInUse)) break;
+        }
         checkpoint_wanted = false;
-        if (gate.closed() || read_only || !checkpoint_due()) return;
-        // An error has been logged and has made the store read-only.
-        static_cast<void>(checkpoint(suspend, SuperblockState::kInUse));
     });
 }
 

@@ -6,6 +6,7 @@
 
 #include "blobstore/superblock.h"
 #include "driver/memory/dma_buffer.h"
+#include "memory_device.h"
 #include "store_fixture.h"
 
 namespace blobfs::blobstore {
@@ -208,6 +209,36 @@ TEST(Blobstore, CheckpointsAreRareWhileThereIsRoom) {
         }
         EXPECT_LE(store.statistics().checkpoints - before, 3u);
         fixture.expect_sound(suspend);
+    });
+}
+
+TEST(Blobstore, OneFiberWaitsForTheNextCheckpointHoweverManyCommitsAskForIt) {
+    must(driver::start_environment({.memory_bytes = std::size_t{768} << 20}));
+    driver::Reactor reactor;
+    MemoryDevice device(64 << 20);
+    reactor.block_on([&](Suspend& suspend) {
+        must(Blobstore::format(suspend, device, {.log_bytes = 1 << 20}));
+        OpenOptions options;
+        options.commit_interval_ms = 0;
+        const auto store = must(Blobstore::open(suspend, device, options));
+        const BlobId blob = create(suspend, *store);
+        const std::uint64_t before = store->statistics().checkpoints;
+        // Each of the superblock's writes takes as many turns; there is a commit in each turn, and
+        // from half of the log on each asks for a checkpoint.
+        device.write_yields = 500;
+        const std::string attributes(512, 'x');
+        std::size_t most = 0, while_it_waits = 0;
+        while (store->statistics().checkpoints < before + 2) {
+            Transaction transaction;
+            transaction.set_attribute_block(blob, attributes);
+            must(store->commit(suspend, transaction));
+            suspend.yield();
+            most = std::max(most, reactor.live_fibers());
+            if (reactor.live_fibers() > 1) ++while_it_waits;
+        }
+        EXPECT_GT(while_it_waits, 500u);
+        EXPECT_LE(most, 2u);
+        must(store->close(suspend));
     });
 }
 
