@@ -9,14 +9,13 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "driver/base/check.h"
 #include "fs/filesystem_state.h"
 #include "fs/privileges.h"
 
 namespace blobfs::fs {
 
 namespace {
-
-constexpr std::size_t kCopyBufferBytes = std::size_t{1} << 20;
 
 Result<void> check_regular(const Inode& inode) {
     if (is_directory(inode.block)) {
@@ -256,7 +255,8 @@ Result<std::uint64_t> Filesystem::seek(Suspend& suspend, InodeNumber number, std
 Result<std::size_t> Filesystem::copy_file_range(Suspend& suspend, InodeNumber from,
                                                 std::uint64_t from_offset, InodeNumber to,
                                                 std::uint64_t to_offset, std::uint64_t bytes,
-                                                bool keep_times) {
+                                                DmaSpan through, const CopyOptions& options) {
+    CHECK(!through.empty());
     bytes = std::min(bytes, kMaxCopyBytes);
     if (from_offset > kMaxFileBytes || to_offset > kMaxFileBytes ||
         bytes > kMaxFileBytes - to_offset) {
@@ -267,29 +267,32 @@ Result<std::size_t> Filesystem::copy_file_range(Suspend& suspend, InodeNumber fr
     if (overlap) {
         return fail(Errc::kInvalidArgument, "copying a range onto itself", value(to));
     }
-    // One range at a time: the buffer is shared, and nobody waits for it with a lock held.
-    const driver::FiberMutex::Guard guard(suspend, state_->copy_mutex);
-    if (!state_->copy_buffer) {
-        TRY_ASSIGN(state_->copy_buffer, driver::DmaBuffer::allocate(kCopyBufferBytes));
-    }
     std::size_t done = 0;
-    while (done < bytes) {
-        const std::size_t step = std::min<std::uint64_t>(kCopyBufferBytes, bytes - done);
-        const auto got =
-            read(suspend, from, from_offset + done, state_->copy_buffer.span().first(step));
+    bool last = false;
+    while (done < bytes && !last) {
+        const std::size_t step = std::min<std::uint64_t>(through.size(), bytes - done);
+        const auto got = read(suspend, from, from_offset + done, through.first(step));
+        if (!got && done == 0) {
+            return fail(got.error());
+        }
         if (!got || *got == 0) {
-            if (!got && done == 0) {
-                return fail(got.error());
-            }
             break;
         }
-        const auto written =
-            write(suspend, to, to_offset + done, state_->copy_buffer.span().first(*got),
-                  {.keep_times = keep_times, .kill_privileges = true});
+        last = *got < step || done + *got == bytes;
+        WriteOptions writing{.keep_times = options.keep_times, .kill_privileges = true};
+        bool told = false;
+        const auto under_way = [&](bool allocates) {
+            told = true;
+            (*options.under_way)(done + *got, allocates);
+        };
+        if (last && options.under_way) {
+            writing.under_way.emplace(under_way);
+        }
+        const auto written = write(suspend, to, to_offset + done, through.first(*got), writing);
+        if (!written && (done == 0 || told)) {
+            return fail(written.error());
+        }
         if (!written) {
-            if (done == 0) {
-                return fail(written.error());
-            }
             break;
         }
         done += written->bytes;

@@ -95,6 +95,13 @@ struct WriteOptions {
     std::optional<blobstore::UnderWay> under_way{};
 };
 
+struct CopyOptions {
+    bool keep_times = false;  // as in WriteOptions
+    // As WriteOptions::under_way, for the last write of the copy: told how many bytes that is in
+    // all, and whether the last write allocates.
+    std::optional<absl::FunctionRef<void(std::size_t bytes, bool allocates)>> under_way{};
+};
+
 struct Written {
     std::size_t bytes = 0;
     // The file takes other space than before, and it has a name: attributes that were handed out
@@ -232,11 +239,12 @@ class Filesystem {
     // lseek(2) SEEK_DATA, SEEK_HOLE; kSystem with ENXIO beyond the last.
     Result<std::uint64_t> seek(Suspend& suspend, InodeNumber inode, std::uint64_t offset,
                                SeekFor what);
-    // Fewer bytes than asked at the end of the source, and beyond kMaxCopyBytes at a time.
+    // Through `through`, in pieces of its length. Fewer bytes than asked at the end of the source,
+    // and beyond kMaxCopyBytes at a time.
     Result<std::size_t> copy_file_range(Suspend& suspend, InodeNumber from,
                                         std::uint64_t from_offset, InodeNumber to,
                                         std::uint64_t to_offset, std::uint64_t bytes,
-                                        bool keep_times = false);
+                                        DmaSpan through, const CopyOptions& options = {});
 
     // Extended attributes. Namespaces user., trusted., security., and system.posix_acl_access and
     // _default (interpreted: the access ACL changes the mode); others kNotSupported. -------------

@@ -68,8 +68,6 @@ struct Filesystem::State {
     OrphanReaper reaper;
     absl::AnyInvocable<void(InodeNumber)> on_fewer_names;
     driver::FiberMutex rename_mutex;                   // held by renames between directories
-    driver::FiberMutex copy_mutex;                     // of copy_buffer
-    driver::DmaBuffer copy_buffer;                     // allocated by the first copy_file_range
     std::uint64_t name_hash_mask = ~std::uint64_t{0};  // tests make collisions with fewer bits
 };
 

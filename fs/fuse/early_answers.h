@@ -1,8 +1,8 @@
 #pragma once
 
-// WRITEs of the kernel's cache that were answered while the device was still at work on them
-// (README.md, "Answered early"): who must see their outcome waits here, and an error that came too
-// late for the answer is kept for the next FSYNC. Reactor thread.
+// WRITEs of the kernel's cache, and copies, that were answered while the device was still at work
+// on them (README.md, "Answered early"): who must see their outcome waits here, and an error that
+// came too late for the answer is kept for the next FSYNC. Reactor thread.
 
 #include <absl/container/flat_hash_map.h>
 
@@ -22,13 +22,13 @@ class EarlyAnswers {
     // More at a time would take the request buffers that reads are to have.
     static constexpr std::size_t kMost = 16;
 
-    // Whether another WRITE of the inode may be answered early: not beyond kMost, and not while an
+    // Whether another write of the inode may be answered early: not beyond kMost, and not while an
     // error of an earlier one has not been told.
     [[nodiscard]] bool admits(InodeNumber inode) const {
         return under_way_ < kMost && (errors_.empty() || !errors_.contains(value(inode)));
     }
 
-    // A WRITE is answered early, and over. Each write has a ticket of its own.
+    // A write is answered early, and over. Each write has a ticket of its own.
     using Ticket = std::uint64_t;
     Ticket begin(InodeNumber inode);
     void end(Ticket ticket, const std::optional<Error>& error);

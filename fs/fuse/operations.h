@@ -87,6 +87,14 @@ class Operations final : public Service {
     // RELEASE and RELEASEDIR, of files opened before the kernel learned that we need none.
     Result<Reply> nothing_to_do(driver::Suspend& suspend, Request& request);
 
+    // Whether a request that writes the inode's data may be answered before the device has it, and
+    // the end of one that was.
+    [[nodiscard]] bool may_answer_early(const Request& request, InodeNumber written) const;
+    void end_early(EarlyAnswers::Ticket ticket, InodeNumber written,
+                   const std::optional<Error>& error);
+    // The error of an earlier one that its answer did not tell, once.
+    Result<void> tell_lost(InodeNumber written);
+
     // A page that the kernel had in its cache could not be written: write(2) returned long ago.
     // fsync(2) and close(2) will report it, but who only writes would go on forever on a full
     // device. So the kernel is made to ask for the attributes at the next write(2), and gets the

@@ -82,6 +82,28 @@ Result<Reply> Operations::read(Suspend& suspend, Request& request) {
     return Reply{.data = request.data().first(bytes)};
 }
 
+bool Operations::may_answer_early(const Request& request, InodeNumber written) const {
+    return request.can_be_answered_early() && early_.admits(written);
+}
+
+void Operations::end_early(EarlyAnswers::Ticket ticket, InodeNumber written,
+                           const std::optional<Error>& error) {
+    if (error) {
+        spdlog::error("writing inode {}, which was answered already: {}; its fsync will fail",
+                      value(written), error->message());
+    }
+    early_.end(ticket, error);
+}
+
+// This write is well, but the kernel has to know of the one that was not: so it fails the next
+// fsync(2) or close(2).
+Result<void> Operations::tell_lost(InodeNumber written) {
+    const auto error = early_.error(written);
+    if (!error) return {};
+    early_.clear_error(written);
+    return fail(*error);
+}
+
 Result<Reply> Operations::write(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto in = arguments.take<fuse_write_in>();
@@ -104,25 +126,18 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
     if ((mode & kSetIdBits) != 0) request.make_stale(request.inode());
     std::optional<EarlyAnswers::Ticket> early;
     const auto answer_early = [&](bool allocates) {
-        if (!request.can_be_answered_early() || !early_.admits(request.inode())) return;
+        if (!may_answer_early(request, request.inode())) return;
         if (allocates) note_space(request, in->size);
         early = early_.begin(request.inode());
         request.answer_early(written_reply(request, in->size));
     };
-    if (from_cache && !options.durable && request.can_be_answered_early() &&
-        early_.admits(request.inode())) {
+    if (from_cache && !options.durable && may_answer_early(request, request.inode())) {
         options.under_way.emplace(answer_early);
     }
     const Result<Written> written = filesystem_.write(suspend, request.inode(), in->offset,
                                                       request.data().first(in->size), options);
     if (early) {
-        std::optional<Error> error;
-        if (!written) error = written.error();
-        if (error) {
-            spdlog::error("writing inode {}, which was answered already: {}; its fsync will fail",
-                          request.header().nodeid, error->message());
-        }
-        early_.end(*early, error);
+        end_early(*early, request.inode(), written ? std::nullopt : std::optional(written.error()));
         TRY(written);
         return written_reply(request, written->bytes);
     }
@@ -131,12 +146,7 @@ Result<Reply> Operations::write(Suspend& suspend, Request& request) {
         return fail(written.error());
     }
     if (from_cache && written->allocated) note_space(request, written->bytes);
-    // This write is well, but the kernel has to know of the one that was not: so it fails the next
-    // fsync(2) or close(2).
-    if (const auto error = early_.error(request.inode()); error && from_cache) {
-        early_.clear_error(request.inode());
-        return fail(*error);
-    }
+    if (from_cache) TRY(tell_lost(request.inode()));
     return written_reply(request, written->bytes);
 }
 
@@ -195,14 +205,26 @@ Result<Reply> Operations::copy_file_range(Suspend& suspend, Request& request) {
     ArgumentReader arguments = request.arguments();
     const auto in = arguments.take<fuse_copy_file_range_in>();
     if (!in) return malformed();
-    TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, InodeNumber{in->nodeid_out}));
+    const InodeNumber to{in->nodeid_out};
+    TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, to));
+    // The kernel keeps the mode that it knows, and would execute the file by it.
+    if ((before.mode & kSetIdBits) != 0) request.make_stale(to);
+    std::optional<EarlyAnswers::Ticket> early;
+    const auto answer_early = [&](std::size_t bytes, bool) {
+        if (!may_answer_early(request, to)) return;
+        early = early_.begin(to);
+        request.answer_early(written_reply(request, bytes));
+    };
+    CopyOptions options{.keep_times = kKernelOwnsTimes};
+    if (may_answer_early(request, to)) options.under_way.emplace(answer_early);
     // The answer has 32 bits for the length; who asked for more asks again for the rest.
-    TRY_ASSIGN(const std::size_t bytes,
-               filesystem_.copy_file_range(
-                   suspend, request.inode(), in->off_in, InodeNumber{in->nodeid_out}, in->off_out,
-                   std::min<std::uint64_t>(in->len, kMaxCopyBytes), kKernelOwnsTimes));
-    if ((before.mode & kSetIdBits) != 0) request.make_stale(InodeNumber{in->nodeid_out});
-    return written_reply(request, bytes);
+    const Result<std::size_t> copied = filesystem_.copy_file_range(
+        suspend, request.inode(), in->off_in, to, in->off_out,
+        std::min<std::uint64_t>(in->len, kMaxCopyBytes), request.data(), options);
+    if (early) end_early(*early, to, copied ? std::nullopt : std::optional(copied.error()));
+    TRY(copied);
+    if (!early) TRY(tell_lost(to));
+    return written_reply(request, *copied);
 }
 
 }  // namespace blobfs::fs::fuse

@@ -19,7 +19,7 @@ inline constexpr std::size_t kSector = 512;
 inline constexpr std::size_t kFileSectors = 96;  // of the largest file
 inline constexpr std::size_t kClusterSectors = 8;
 
-// What every sector that is written is filled with. No two are alike.
+// What every sector that is written is filled with. No two are alike, unless they are copied.
 struct Stamp {
     std::uint64_t file = 0, sector = 0, write = 0, check = 0;
 
@@ -28,15 +28,17 @@ struct Stamp {
     }
     // What the bytes begin with. REQUIRES so many.
     static Stamp at(const std::byte* bytes);
+    bool operator==(const Stamp&) const = default;
     [[nodiscard]] bool zero() const { return file == 0 && sector == 0 && write == 0 && check == 0; }
     [[nodiscard]] bool whole() const { return !zero() && check == of(file, sector, write).check; }
 };
 
 // One change of a sector.
 struct SectorEvent {
-    std::uint64_t write;    // 0: zeroes
+    std::uint64_t write;    // its number; 0: zeroes
     std::size_t issued_at;  // length of the medium's journal then
     std::size_t operation;  // it is a part of
+    Stamp shows{};          // of another place, or zero, where it was copied
     bool may_be = false;    // it failed: perhaps a part of it is there
     bool uncovers = false;  // or what other writes put there of which a crash left the data only
 };

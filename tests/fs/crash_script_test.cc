@@ -141,6 +141,16 @@ const std::vector<Script>& scripts() {
              w.answered(s);
          },
          true},
+        {"CopyRangeEarlyAndUnlink", two,
+         [](Suspend& s, CrashWorkload& w) {
+             const InodeNumber copied = w.create(s, kRootInode, "c");
+             w.answered(s);
+             w.copy(s, {.from = w.lookup(s, "a"), .to = copied, .count = 20}, true);
+             w.answered(s);
+             must(w.fs().unlink(s, kRootInode, "a"));
+             w.answered(s);
+         },
+         true},
         {"ReplaceBySavePatternEarly", two,
          [](Suspend& s, CrashWorkload& w) {
              file_of(s, w, "a.new", 30, true);

@@ -28,8 +28,10 @@ void CrashWorkload::start(Suspend& suspend) {
         for (std::uint64_t sector = 0; sector < bytes / kSector; ++sector) {
             const Stamp found = Stamp::at(buffer_.data() + sector * kSector);
             writes_ = std::max(writes_, found.write);
-            history_.sectors[value(inode)][sector].push_back(
-                {.write = found.write, .issued_at = 0, .operation = history_.operations});
+            history_.sectors[value(inode)][sector].push_back({.write = found.write,
+                                                              .issued_at = 0,
+                                                              .operation = history_.operations,
+                                                              .shows = found});
         }
     }
     writes_ += 1000;  // none is like one that was lost
@@ -70,58 +72,111 @@ void CrashWorkload::expect_usual(const Error& error) {
 
 // Data. -----------------------------------------------------------------------------------------
 
+CrashWorkload::Write CrashWorkload::begin_write(Suspend& suspend, InodeNumber file,
+                                                std::uint64_t first, std::uint64_t count) {
+    return {.file = file,
+            .first = first,
+            .count = count,
+            .number = ++writes_,
+            .old_end = must(fs().getattr(suspend, file)).size / kSector};
+}
+
+void CrashWorkload::send(const Write& write, std::uint64_t sector, const Stamp& shows) {
+    history_.sectors[value(write.file)][sector].push_back(
+        {.write = write.number,
+         .issued_at = world_.medium->journal().size(),
+         .operation = history_.operations + 1,
+         .shows = shows});
+}
+
 void CrashWorkload::write(Suspend& suspend, InodeNumber file, std::uint64_t first,
                           std::uint64_t count, bool early) {
-    const Write write{.file = file,
-                      .first = first,
-                      .count = count,
-                      .number = ++writes_,
-                      .old_end = must(fs().getattr(suspend, file)).size / kSector};
+    const Write write = begin_write(suspend, file, first, count);
     auto from = must(driver::DmaBuffer::allocate(count * kSector));
     for (std::uint64_t i = 0; i < count; ++i) {
         const Stamp mark = Stamp::of(value(file), first + i, write.number);
         for (std::size_t at = 0; at < kSector; at += sizeof(mark)) {
             std::memcpy(from.data() + i * kSector + at, &mark, sizeof(mark));
         }
-        history_.sectors[value(file)][first + i].push_back(
-            {.write = write.number,
-             .issued_at = world_.medium->journal().size(),
-             .operation = history_.operations + 1});
+        send(write, first + i, mark);
     }
-    if (early && world_.early.admits(file)) return write_early(suspend, write, std::move(from));
-    const auto written = fs().write(suspend, file, first * kSector, from.span(), {});
-    if (!written) expect_usual(written.error());
-    history_.failed(file, first + (written ? written->bytes / kSector : 0), write.number,
-                    write.old_end);
-    if (written) world_.early.clear_error(file);
+    carry_out(
+        suspend, write, early,
+        [this, write, from = std::move(from)](
+            Suspend& own, std::optional<absl::FunctionRef<void()>> told) -> Result<std::size_t> {
+            const auto under_way = [&](bool) { (*told)(); };
+            WriteOptions options{.keep_times = told.has_value(), .whole = told.has_value()};
+            if (told) options.under_way.emplace(under_way);
+            TRY_ASSIGN(const Written written,
+                       fs().write(own, write.file, write.first * kSector, from.span(), options));
+            return written.bytes;
+        });
 }
 
-// As Operations::write() answers one of the kernel's cache.
-void CrashWorkload::write_early(Suspend& suspend, const Write& write, driver::DmaBuffer from) {
+// What is read before the copy is what the copy reads: that waits for the source's data, too.
+void CrashWorkload::copy(Suspend& suspend, const Copy& wanted, bool early) {
+    const auto read = fs().read(suspend, wanted.from, wanted.from_first * kSector,
+                                buffer_.span().first(wanted.count * kSector));
+    if (!read) {
+        EXPECT_TRUE(fs().read_only()) << read.error().message();
+        return;
+    }
+    const Write write = begin_write(suspend, wanted.to, wanted.to_first, *read / kSector);
+    for (std::uint64_t i = 0; i < write.count; ++i) {
+        send(write, write.first + i, Stamp::at(buffer_.data() + i * kSector));
+    }
+    // In one piece, as each is a transaction.
+    auto through = must(driver::DmaBuffer::allocate(kFileSectors * kSector));
+    carry_out(suspend, write, early,
+              [this, wanted, through = std::move(through)](
+                  Suspend& own, std::optional<absl::FunctionRef<void()>> told) {
+                  const auto under_way = [&](std::size_t, bool) { (*told)(); };
+                  CopyOptions options{.keep_times = told.has_value()};
+                  if (told) options.under_way.emplace(under_way);
+                  return fs().copy_file_range(own, wanted.from, wanted.from_first * kSector,
+                                              wanted.to, wanted.to_first * kSector,
+                                              wanted.count * kSector, through.span(), options);
+              });
+}
+
+void CrashWorkload::carry_out(Suspend& suspend, const Write& write, bool early, Act act) {
+    if (early && world_.early.admits(write.file)) {
+        return carry_out_early(suspend, write, std::move(act));
+    }
+    const Result<std::size_t> written = act(suspend, std::nullopt);
+    if (!written) expect_usual(written.error());
+    history_.failed(write.file, write.first + (written ? *written / kSector : 0), write.number,
+                    write.old_end);
+    if (written) world_.early.clear_error(write.file);
+}
+
+// As Operations answers writes of the kernel's cache, and copies.
+void CrashWorkload::carry_out_early(Suspend& suspend, const Write& write, Act act) {
     const auto is_answered = std::make_shared<bool>(false);
     driver::Fiber& caller = suspend.current();
     const auto answer = [is_answered, &caller] {
         *is_answered = true;
         caller.wake();
     };
-    suspend.reactor().spawn([this, write, answer, from = std::move(from)](Suspend& own) {
+    suspend.reactor().spawn([this, write, answer, act = std::move(act)](Suspend& own) mutable {
         std::optional<fuse::EarlyAnswers::Ticket> early;
-        const auto answer_early = [&](bool) {
+        const auto answer_early = [&] {
             if (!world_.early.admits(write.file)) return;
             early = world_.early.begin(write.file);
             ++world_.answered_early;
             answer();
         };
-        WriteOptions options{.keep_times = true, .whole = true};
-        options.under_way.emplace(answer_early);
-        const auto written =
-            fs().write(own, write.file, write.first * kSector, from.span(), options);
+        const Result<std::size_t> written = act(own, answer_early);
         std::optional<Error> error;
         if (!written) {
             error = written.error();
             expect_usual(*error);
             EXPECT_FALSE(early && error->code == Errc::kNoSpace) << "after the answer";
-            history_.failed(write.file, write.first, write.number, write.old_end);
+        }
+        const std::uint64_t whole = written ? *written / kSector : 0;
+        EXPECT_TRUE(!early || error || whole == write.count) << "short after the answer";
+        if (whole < write.count) {
+            history_.failed(write.file, write.first + whole, write.number, write.old_end);
         }
         if (early) {
             world_.early.end(*early, error);
@@ -217,7 +272,9 @@ void CrashWorkload::random_step(Suspend& suspend) {
     if (any && kind < 6) {
         return sync_somehow(suspend, files[below(files.size())].inode);
     }
-    if (any && kind < 18) {
+    if (any && kind < 8) {
+        copy_somewhere(suspend, files);
+    } else if (any && kind < 19) {
         change_file(suspend, files[below(files.size())].inode);
     } else {
         change_names(suspend, all, files, directories[below(directories.size())]);
@@ -231,6 +288,20 @@ void CrashWorkload::sync_somehow(Suspend& suspend, InodeNumber file) {
     answered(suspend);
     if (!done) return expect_usual(done.error());
     synced();
+}
+
+void CrashWorkload::copy_somewhere(Suspend& suspend, const std::vector<Found>& files) {
+    Copy copy{.from = files[below(files.size())].inode,
+              .from_first = below(kFileSectors / 2),
+              .to = files[below(files.size())].inode,
+              .to_first = below(kFileSectors / 2),
+              .count = 1 + below(kFileSectors / 2)};
+    if (copy.from == copy.to) {
+        // One half to the other.
+        copy.count = std::min(copy.count, kFileSectors / 2 - copy.from_first);
+        copy.to_first = kFileSectors / 2 + copy.to_first % (kFileSectors / 2 - copy.count + 1);
+    }
+    this->copy(suspend, copy, below(4) != 0);
 }
 
 void CrashWorkload::change_file(Suspend& suspend, InodeNumber file) {

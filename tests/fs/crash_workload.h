@@ -2,8 +2,12 @@
 
 // Somebody who works in one directory of a CrashWorld, and keeps the history of it. Reactor thread.
 
+#include <absl/functional/any_invocable.h>
+#include <absl/functional/function_ref.h>
+
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -36,6 +40,14 @@ class CrashWorkload {
     // Sectors. Early: answered as soon as that may be, as writes of the kernel's cache are.
     void write(Suspend& suspend, InodeNumber file, std::uint64_t first, std::uint64_t count,
                bool early);
+    // Sectors, fewer at the end of the source. REQUIRES that the ranges are apart.
+    struct Copy {
+        InodeNumber from{};
+        std::uint64_t from_first = 0;
+        InodeNumber to{};
+        std::uint64_t to_first = 0, count = 0;
+    };
+    void copy(Suspend& suspend, const Copy& wanted, bool early);
     void truncate(Suspend& suspend, InodeNumber file, std::uint64_t to);
     // Space without data, zeroes, or a hole.
     void allocate(Suspend& suspend, InodeNumber file);
@@ -62,11 +74,18 @@ class CrashWorkload {
     std::uint64_t below(std::uint64_t n) { return random_() % n; }
     std::vector<Found> everything(Suspend& suspend, InodeNumber directory);
     void change_file(Suspend& suspend, InodeNumber file);
+    void copy_somewhere(Suspend& suspend, const std::vector<Found>& files);
     void change_names(Suspend& suspend, const std::vector<Found>& all,
                       const std::vector<Found>& files, InodeNumber parent);
     void sync_somehow(Suspend& suspend, InodeNumber file);
     void synced();
-    void write_early(Suspend& suspend, const Write& write, driver::DmaBuffer from);
+    // Carries a write out and returns how many bytes it wrote; told when it may be answered.
+    using Act = absl::AnyInvocable<Result<std::size_t>(
+        Suspend& suspend, std::optional<absl::FunctionRef<void()>> told)>;
+    Write begin_write(Suspend& suspend, InodeNumber file, std::uint64_t first, std::uint64_t count);
+    void send(const Write& write, std::uint64_t sector, const Stamp& shows);
+    void carry_out(Suspend& suspend, const Write& write, bool early, Act act);
+    void carry_out_early(Suspend& suspend, const Write& write, Act act);
     void send_zeroes(InodeNumber file, std::uint64_t first, std::uint64_t count);
     // What was sent last to these sectors.
     void zeroes_failed(InodeNumber file, std::uint64_t first, std::uint64_t count);

@@ -1,5 +1,5 @@
-// WRITEs of the kernel's cache that are answered before the device has them: the kernel is played,
-// the device is slow, or fails.
+// WRITEs of the kernel's cache and copies that are answered before the device has them: the kernel
+// is played, the device is slow, or fails.
 
 #include "fs/fuse/early_answers.h"
 
@@ -115,6 +115,25 @@ class EarlyAnswer : public testing::Test {
         in.offset = offset;
         in.size = kPage;
         send(FUSE_READ, unique, file_, bytes_of(in));
+    }
+    void send_copy(std::uint64_t unique, InodeNumber from, std::uint64_t offset,
+                   std::uint64_t bytes) {
+        fuse_copy_file_range_in in{};
+        in.nodeid_out = value(file_);
+        in.off_out = offset;
+        in.len = bytes;
+        send(FUSE_COPY_FILE_RANGE, unique, from, bytes_of(in));
+    }
+    InodeNumber make_source(std::size_t bytes, char letter) {
+        InodeNumber source{};
+        reactor_.block_on([&](Suspend& suspend) {
+            source = must(fs_->create(suspend, kRootUser, kRootInode, "source", 0644, true)).inode;
+            auto buffer = must(driver::DmaBuffer::allocate(bytes));
+            std::memset(buffer.data(), letter, bytes);
+            must(fs_->write(suspend, source, 0, buffer.span().first(bytes), {}));
+            must(fs_->sync(suspend));
+        });
+        return source;
     }
     void send_fsync(std::uint64_t unique) {
         send(FUSE_FSYNC, unique, file_, bytes_of(fuse_fsync_in{}));
@@ -524,6 +543,57 @@ TEST_F(EarlyAnswer, WhatFailsLaterIsToldByFsyncUntilTheFileIsWrittenAgain) {
     EXPECT_EQ(receive().header.error, 0);
     send_read(6, 0);
     EXPECT_EQ(receive().body, std::string(kPage, 'm'));
+}
+
+TEST_F(EarlyAnswer, IsGivenToCopies) {
+    constexpr std::size_t kBytes = kMaxTransferBytes + 3 * kPage + 100;  // two pieces
+    const InodeNumber source = make_source(kBytes, 's');
+    writes_take_long();
+    send_copy(1, source, kFileBytes, std::uint64_t{1} << 40);
+    const Answer copied = receive();
+    EXPECT_TRUE(copied.early);
+    EXPECT_EQ(copied.header.error, 0);
+    EXPECT_EQ(head_of<fuse_write_out>(copied).size, kBytes);
+    send_fsync(2);
+    expect_answer(2, false);
+    after_power_cut([&](Suspend& suspend, Filesystem& fs) {
+        EXPECT_EQ(must(fs.getattr(suspend, file_)).size, kFileBytes + kBytes);
+        auto buffer = must(driver::DmaBuffer::allocate(kBytes));
+        EXPECT_EQ(must(fs.read(suspend, file_, kFileBytes, buffer.span().first(kBytes))), kBytes);
+        EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), kBytes),
+                  std::string(kBytes, 's'));
+    });
+}
+
+TEST_F(EarlyAnswer, CopiesSeeWhatIsBeingWrittenOrCopied) {
+    writes_take_long();
+    send_write(1, kPage, 'n');
+    expect_answer(1, true);
+    send_copy(2, file_, kFileBytes, 2 * kPage);  // from the beginning, within the file
+    expect_answer(2, true);
+    send_copy(3, file_, kFileBytes + 2 * kPage, kFileBytes + 2 * kPage);
+    expect_answer(3, true);
+    send_read(4, 2 * kFileBytes + 3 * kPage);
+    EXPECT_EQ(receive().body, std::string(kPage, 'n'));
+}
+
+TEST_F(EarlyAnswer, OfACopyThatFailsLaterIsToldByFsync) {
+    const InodeNumber source = make_source(2 * kPage, 's');
+    medium_->add({.kind = Kind::kWrite,
+                  .count = 1,
+                  .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
+    send_copy(1, source, kFileBytes, 2 * kPage);
+    EXPECT_EQ(receive().header.error, 0);
+    send_fsync(2);
+    EXPECT_EQ(receive().header.error, -EIO);
+    send_copy(3, source, kFileBytes, 2 * kPage);  // not early, and told
+    EXPECT_EQ(receive().header.error, -EIO);
+    send_copy(4, source, kFileBytes, 2 * kPage);
+    EXPECT_EQ(receive().header.error, 0);
+    send_fsync(5);
+    EXPECT_EQ(receive().header.error, 0);
+    send_read(6, kFileBytes);
+    EXPECT_EQ(receive().body, std::string(kPage, 's'));
 }
 
 TEST_F(EarlyAnswer, IsNotForDirectAndSynchronousWrites) {

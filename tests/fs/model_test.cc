@@ -441,7 +441,8 @@ void ModelTest::copy(Suspend& suspend) {
     const std::uint64_t from_offset = any_offset();
     const std::uint64_t to_offset = any_offset();
     const std::uint64_t length = any_length();
-    const auto copied = fs->copy_file_range(suspend, from, from_offset, to, to_offset, length);
+    const auto copied =
+        fs->copy_file_range(suspend, from, from_offset, to, to_offset, length, buffer.span());
     if (expect(copied, {}, "copying")) {
         const std::string text =
             from_offset < source.data.size() ? source.data.substr(from_offset, length) : "";

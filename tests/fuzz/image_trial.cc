@@ -83,9 +83,9 @@ void ImageTrial::change_one(Suspend& suspend, Filesystem& filesystem) {
             return ignore(filesystem.fallocate(suspend, inode, 0, mutation_.below(60'000),
                                                mutation_.below(60'000)));
         case 7:
-            return ignore(filesystem.copy_file_range(suspend, inode, 0,
-                                                     InodeNumber{1 + mutation_.below(kImageInodes)},
-                                                     mutation_.below(30'000), 20'000));
+            return ignore(filesystem.copy_file_range(
+                suspend, inode, 0, InodeNumber{1 + mutation_.below(kImageInodes)},
+                mutation_.below(30'000), 20'000, images_.buffer()));
         case 8:
             return ignore(filesystem.setxattr(suspend, inode, "user.y",
                                               std::string(mutation_.below(3000), 'y'),
