@@ -12,9 +12,10 @@ namespace blobfs::blobstore {
 
 namespace {
 
-// One command writes that many adjacent pages at most, and that many are in flight at a time.
+// One command writes that many adjacent pages at most, and that many are in flight at a time: what
+// others read, write and flush meanwhile waits behind them.
 constexpr std::size_t kPagesPerWrite = 32;
-constexpr std::size_t kWritesInFlight = 32;
+constexpr std::size_t kWritesInFlight = 4;
 constexpr std::uint64_t kPagesWorthACheckpoint = 16;
 constexpr std::size_t kMostDirtyPages = 2048;
 
