@@ -2,7 +2,9 @@
 //
 // Reads and writes of one file run at the same time under its shared lock (the store locks the
 // ranges that they touch); truncation, allocation and everything that writes attributes wait for
-// them under the exclusive one. So an attribute block is never written by two at a time.
+// them under the exclusive one. So an attribute block is never written by two at a time. A write
+// that was told to be under way has no attributes to write any more, and waits for the device
+// without the lock (README.md, "Locks").
 
 #include <linux/falloc.h>
 
@@ -99,7 +101,8 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
         // Before the data: at no time, crash or not, do new content and old privileges meet.
         TRY(drop_privileges(suspend, state, number));
     }
-    TRY_ASSIGN(const LockedInode inode, state.table.lock_shared(suspend, number));
+    TRY_ASSIGN(LockedInode lock, state.table.lock_shared(suspend, number));
+    const InodePin inode = state.table.pin(number);
     TRY(check_regular(*inode));
     if (offset > kMaxFileBytes || from.size() > kMaxFileBytes - offset) {
         return fail(Errc::kTooLarge, "writing beyond the largest file", value(number));
@@ -113,8 +116,14 @@ Result<Written> write_file(Suspend& suspend, Filesystem::State& state, InodeNumb
     if (!options.under_way) {
         TRY_ASSIGN(overwritten, state.store->overwrite(suspend, to_blob(number), offset, from));
     }
+    const auto tell = [&](bool allocates) {
+        (*options.under_way)(allocates);
+        if (options.keep_times) lock.unlock();
+    };
     if (!overwritten) {
-        TRY_ASSIGN(done, write_fitting(suspend, state, *inode, offset, from, options.under_way));
+        TRY_ASSIGN(done,
+                   write_fitting(suspend, state, *inode, offset, from,
+                                 options.under_way ? std::optional<UnderWay>(tell) : std::nullopt));
     }
     // The kernel takes a short count from its cache for all of it: what does not fit would be lost,
     // and the next fsync would not tell.
