@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "blobstore/blob_data.h"
 #include "blobstore/extent_map.h"
@@ -53,6 +54,8 @@ class DataWriter {
     Result<void> commit_first(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
                               bool remapped);
     Result<void> take_back(Suspend& suspend, BlobLock& lock);
+    Result<void> end_under_way(Suspend& suspend, BlobLock& lock, const Result<void>& finished,
+                               bool remapped);
     Result<void> write_segment(Suspend& suspend, const Segment& segment);
     Result<void> write_edge(Suspend& suspend, const Segment& segment, std::uint64_t from,
                             std::uint64_t to, DmaSpan buffer);
@@ -85,7 +88,7 @@ class DataWriter {
     std::optional<driver::DmaPool::Buffer> bounce_;
     WrittenData written_;
     Device::Batch batch_;
-    std::optional<WriteAheadLog::DataTicket> under_way_;  // committed before its data
+    std::optional<UnflushedData::Note> under_way_;  // committed before its data
     Sequence committed_{};
 };
 
@@ -256,20 +259,23 @@ Result<void> DataWriter::commit_first(Suspend& suspend, BlobLock& lock,
     }
     TRY(change(suspend, transaction, remapped));
     if (transaction.empty()) {
-        under_way_ = store_.log.begin_data();
+        under_way_ = store_.log.begin_data(std::move(written_));
         return {};
     }
-    transaction.data_under_way = &under_way_;
+    Transaction::State::DataUnderWay data{.written = std::move(written_), .note = {}};
+    transaction.data_under_way = &data;
     const auto committed = store_.commit(suspend, transaction, false);
     transaction.data_under_way = nullptr;
+    under_way_ = data.note;
+    if (!under_way_) written_ = std::move(data.written);
     TRY(committed);
     committed_ = *committed;
     if (remapped) lock.unlock_mapping();
     return {};
 }
 
-// The data is not there, what maps it is committed: it reads as zeroes instead, in the same batch
-// of the log. Waits for nobody who may wait for this.
+// The data is not there, what maps it is committed: it reads as zeroes instead, and nobody sees
+// what is there, after a crash either. Waits for nobody who may wait for this.
 Result<void> DataWriter::take_back(Suspend& suspend, BlobLock& lock) {
     if (!lock.holds_mapping() && !lock.try_lock_mapping()) {
         return fail(Errc::kBusy, "taking back a mapping");
@@ -284,10 +290,23 @@ Result<void> DataWriter::take_back(Suspend& suspend, BlobLock& lock) {
     TRY(map(suspend, undo, mapping));
     TRY_ASSIGN(const Sequence undone, store_.commit(suspend, undo, true));
     lock.unlock_mapping();
-    if (!store_.log.in_one_batch(committed_, undone)) {
+    if (!store_.log.undone(*under_way_, committed_, undone)) {
         return fail(Errc::kBusy, "taking back a mapping in time");
     }
     return {};
+}
+
+Result<void> DataWriter::end_under_way(Suspend& suspend, BlobLock& lock,
+                                       const Result<void>& finished, bool remapped) {
+    if (remapped && !finished) {
+        if (const Result<void> undone = take_back(suspend, lock); !undone) {
+            store_.not_written.insert(value(blob_));
+            store_.fail_store(finished.error());
+            store_.log.give_up(finished.error());
+        }
+    }
+    store_.log.end_data(*under_way_, finished.has_value());
+    return finished;
 }
 
 Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,
@@ -306,23 +325,13 @@ Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::Stat
         if (under_way_) (*under_way)(remapped);
     }
     const Result<void> finished = batch_.wait(suspend);
-    if (!status || !finished) written_.drop_copies();
-    std::optional<Error> lost;
-    if (under_way_ && remapped && !finished) {
-        if (const Result<void> undone = take_back(suspend, lock); !undone) {
-            lost = finished.error();
-            store_.not_written.insert(value(blob_));
-            store_.fail_store(*lost);
-        }
-    }
-    const auto note =
-        store_.log.note_data_written(std::move(written_), !remapped || under_way_.has_value());
-    if (under_way_) store_.log.end_data(*under_way_, note, lost);
     bounce_.reset();  // before the mapping is waited for: its holder may wait for a buffer
+    if (under_way_) return end_under_way(suspend, lock, finished, remapped);
+
+    if (!status || !finished) written_.drop_copies();
+    const auto note = store_.log.note_data_written(std::move(written_), !remapped);
     TRY(status);
     TRY(finished);
-    if (under_way_) return {};
-
     if (remapped) {
         transaction.data.push_back(note);
         if (!lock.holds_mapping()) lock.lock_mapping(suspend);

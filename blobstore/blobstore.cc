@@ -165,7 +165,8 @@ Blobstore::State::State(Device& dev, const OpenOptions& opts, const Superblock& 
               .data_before_log = opts.broken_rule == OrderRule::kDataBeforeLog,
               .log_before_answer = opts.broken_rule == OrderRule::kLogBeforeAnswer,
               .settle_before_answer = opts.broken_rule == OrderRule::kSettleBeforeAnswer,
-              .data_under_way = opts.broken_rule == OrderRule::kDataUnderWay}),
+              .data_under_way = opts.broken_rule == OrderRule::kDataUnderWay,
+              .end_before_flush = opts.broken_rule == OrderRule::kEndBeforeFlush}),
       bounce(std::move(bounce_pool)),
       zeroes(std::move(zero_cluster)),
       read_only(opts.read_only) {}

@@ -75,6 +75,7 @@ enum class OrderRule : std::uint8_t {
     kDeleteWhenFull,      // a reserve is kept for deleting
     kSettleBeforeAnswer,  // what is synced is not undone by older data in the log
     kDataUnderWay,        // a record that was appended before its data was there waits for it
+    kEndBeforeFlush,      // a flush makes durable only what was written before it
 };
 
 struct OpenOptions {

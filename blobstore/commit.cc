@@ -122,7 +122,9 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
     for (const AttributesUpdate& update : transaction.attributes) {
         TRY_ASSIGN(values.emplace_back(), resolve(update));
     }
-    if (transaction.data_under_way != nullptr) *transaction.data_under_way = log.begin_data();
+    if (auto* const data = transaction.data_under_way; data != nullptr) {
+        data->note = log.begin_data(std::move(data->written));
+    }
     LogRecord record;
     bool created = false;
     const auto put = [&](KeyView key, ValueView bytes_to_put) {
@@ -191,6 +193,7 @@ Result<void> Blobstore::State::make_durable(Suspend& suspend) {
     LogRecord empty;
     const std::string_view nothing = empty.finish();
     const Sequence last = log.last_appended();
+    const UnflushedData::Note data = log.data_noted();
     Result<void> status;
     if (log.last_durable() < last) {
         status = log.commit(suspend, last);
@@ -201,7 +204,7 @@ Result<void> Blobstore::State::make_durable(Suspend& suspend) {
         last_carried = log.last_appended();
         if (checkpoint_due()) want_checkpoint();
     }
-    if (status) status = log.flush_data(suspend);
+    if (status) status = log.flush_data(suspend, data);
     while (status && log.must_settle()) {
         if (!log.has_room(nothing.size())) {
             TRY(checkpoint(suspend, SuperblockState::kInUse));

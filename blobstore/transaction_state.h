@@ -51,8 +51,12 @@ struct Transaction::State {
     std::vector<BlobLock> locks;
     std::vector<UnflushedData::Note> data;  // that was written to the reservations
 
-    // Its data is still under way: commit() begins that where it appends (WriteAheadLog::begin_data()).
-    std::optional<WriteAheadLog::DataTicket>* data_under_way = nullptr;
+    // Its data is still under way: commit() notes that where it appends (WriteAheadLog::begin_data()).
+    struct DataUnderWay {
+        WrittenData written;
+        std::optional<UnflushedData::Note> note;
+    };
+    DataUnderWay* data_under_way = nullptr;
     // Others wait for it: where it would have to wait for a checkpoint it fails.
     bool waits_for_checkpoints = true;
 

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <utility>
 
+#include "driver/base/check.h"
+
 namespace blobfs::blobstore {
 
 void WrittenData::add(std::uint64_t address, driver::ConstDmaSpan bytes) {
@@ -54,6 +56,22 @@ UnflushedData::Note UnflushedData::note(WrittenData written, bool loggable, bool
     return noted_;
 }
 
+UnflushedData::Note UnflushedData::begin(WrittenData written, bool over_logged) {
+    under_way_.push_back(note(std::move(written), true, over_logged));
+    return under_way_.back();
+}
+
+void UnflushedData::end(Note note, bool written) {
+    const auto found = std::ranges::lower_bound(under_way_, note);
+    CHECK(found != under_way_.end() && *found == note);
+    under_way_.erase(found);
+    if (written || note <= dropped_ || note <= taken_) return;
+    Entry& entry = entries_[note - dropped_ - 1];
+    copied_bytes_ -= std::exchange(entry.bytes, 0);
+    entry.copies.clear();
+    entry.copied = false;
+}
+
 void UnflushedData::make_loggable(Note note) {
     if (note > dropped_) entries_[note - dropped_ - 1].loggable = true;
 }
@@ -87,26 +105,26 @@ std::vector<DataCopy> UnflushedData::take(const Takeable& what) {
         copied_bytes_ -= std::exchange(entry.bytes, 0);
         entry.copies.clear();
     }
+    taken_ = std::max(taken_, what.end);
     // What was written meanwhile is newer than what the log has from now on.
     for (std::size_t later = what.end - dropped_; later < entries_.size(); ++later) {
         Entry& entry = entries_[later];
-        entry.over_logged = entry.over_logged ||
-                            std::ranges::any_of(taken, [&](const DataCopy& copy) {
-                                const ByteRange logged{copy.address,
-                                                       copy.address + copy.bytes.size()};
-                                return std::ranges::any_of(
-                                    entry.ranges,
-                                    [&](const ByteRange& range) { return range.overlaps(logged); });
-                            });
+        entry.over_logged =
+            entry.over_logged || std::ranges::any_of(taken, [&](const DataCopy& copy) {
+                const ByteRange logged{copy.address, copy.address + copy.bytes.size()};
+                return std::ranges::any_of(
+                    entry.ranges, [&](const ByteRange& range) { return range.overlaps(logged); });
+            });
     }
     return taken;
 }
 
 bool UnflushedData::overwrites_logged() const {
-    const auto unsafe = entries_.begin() + static_cast<std::ptrdiff_t>(
-                                               std::max(safe_, dropped_) - dropped_);
-    return dropped_over_logged_ ||
-           std::any_of(unsafe, entries_.end(), [](const Entry& entry) { return entry.over_logged; });
+    const auto unsafe =
+        entries_.begin() + static_cast<std::ptrdiff_t>(std::max(safe_, dropped_) - dropped_);
+    return dropped_over_logged_ || std::any_of(unsafe, entries_.end(), [](const Entry& entry) {
+               return entry.over_logged;
+           });
 }
 
 bool UnflushedData::flushed(Note covered) {

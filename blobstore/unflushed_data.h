@@ -1,8 +1,8 @@
 #pragma once
 
-// Data that was written to the device and that nothing has made durable yet, with copies of what is
-// small: the log may carry those instead of waiting for a flush. README.md, "Small data in the
-// log". Private to the blobstore. Reactor thread.
+// Data that is written to the device and that nothing has made durable yet, with copies of what is
+// small: the log may carry those instead of waiting for a flush, or for the writes themselves.
+// README.md, "Small data in the log". Private to the blobstore. Reactor thread.
 
 #include <absl/container/inlined_vector.h>
 
@@ -63,8 +63,18 @@ class UnflushedData {
     Note note(WrittenData written, bool loggable, bool over_logged);
     // The transaction of a note is committed.
     void make_loggable(Note note);
+    // The writes have begun, of a blob's own blocks; end() says that they are over, and whether all
+    // of it is there.
+    Note begin(WrittenData written, bool over_logged);
+    void end(Note note, bool written);
 
     [[nodiscard]] Note noted() const { return noted_; }
+    // Up to here no write is under way.
+    [[nodiscard]] Note complete() const {
+        return under_way_.empty() ? noted_ : under_way_.front() - 1;
+    }
+    // Up to here take() gave the copies out.
+    [[nodiscard]] Note taken() const { return taken_; }
     // Up to here all is durable, by a flush or in a batch.
     [[nodiscard]] Note safe() const { return safe_; }
     // What a batch could carry of all that is not safe, at least up to `target`: nothing (end is 0)
@@ -100,6 +110,8 @@ class UnflushedData {
 
     Note noted_ = 0;
     Note safe_ = 0;
+    Note taken_ = 0;
+    std::deque<Note> under_way_;  // ascending
     Note dropped_ = 0;  // entries_ begin behind it
     bool dropped_over_logged_ = false;
     std::size_t copied_bytes_ = 0;

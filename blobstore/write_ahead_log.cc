@@ -7,7 +7,9 @@
 #include <cstring>
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "blobstore/log_reader.h"
 
@@ -35,6 +37,11 @@ constexpr std::uint64_t batch_blocks(std::size_t payload_bytes) {
     return round_up(sizeof(LogBatchHeader) + payload_bytes, kBlockBytes) / kBlockBytes;
 }
 
+// Of what a batch carries, in it.
+constexpr std::size_t data_record_bound(const UnflushedData::Takeable& what) {
+    return what.bytes + (what.copies + what.bytes / kMaxLogDataBytes + 1) * kDataOperationBytes;
+}
+
 // A batch that waits to be written.
 struct Batch {
     std::string payload;
@@ -42,10 +49,9 @@ struct Batch {
     std::uint32_t transactions = 0;
     UnflushedData::Note data_noted = 0;   // must be durable before it is written, or be in it
     UnflushedData::Note data_logged = 0;  // up to here what was not durable is in it
-    WriteAheadLog::DataTicket data_begun = 0;  // all before it is waited for
     bool sealed = false;
-    std::uint64_t place = 0;   // sealed: where it starts, counted on without wrapping
-    std::uint64_t number = 0;  // sealed
+    std::uint64_t place = 0;      // sealed: where it starts, counted on without wrapping
+    std::uint64_t number = 0;     // sealed
     std::uint64_t data_from = 0;  // being written: number of the first batch whose data counts
 
     [[nodiscard]] Sequence last_transaction() const {
@@ -99,11 +105,13 @@ struct WriteAheadLog::State {
         if (!error) error = e;
     }
 
+    // What can go into the batch instead of being made durable before; end is 0 if it must be.
+    [[nodiscard]] UnflushedData::Takeable carriable(const Batch& batch) const;
     void add_data(Batch& batch);
     // The first batch before (and with) that one whose data counts, by what is flushed.
     [[nodiscard]] std::uint64_t data_from(std::uint64_t batch) const;
     void forget_logged_before(std::uint64_t batch);
-    [[nodiscard]] bool overwrites_logged(const ByteRange& range) const;
+    [[nodiscard]] bool overwrites_logged(std::span<const ByteRange> ranges) const;
     void fill_buffer(const Batch& batch);
     Result<void> write_batch(Suspend& suspend, Batch& batch);
     void write_first(Suspend& suspend);
@@ -125,10 +133,7 @@ struct WriteAheadLog::State {
     Sequence appended{};
     Sequence durable{};
 
-    // Data under way, from the oldest that is not over on, and the ticket of that.
-    std::deque<bool> data_over;
-    DataTicket oldest_data = 0;
-    WaitQueue data_ended;
+    WaitQueue data_ended;  // that was under way
 
     bool writing = false;  // a batch taken off the queue, by one of the fibers in commit()
     WaitQueue batch_written;
@@ -183,7 +188,6 @@ Sequence WriteAheadLog::append(std::string_view record) {
     batch->payload.append(record);
     ++batch->transactions;
     batch->data_noted = s.data.noted();
-    batch->data_begun = s.oldest_data + s.data_over.size();
     CHECK(used_blocks() <= s.geometry.blocks);
     return s.appended;
 }
@@ -214,7 +218,8 @@ Result<void> WriteAheadLog::commit(Suspend& suspend, Sequence transaction) {
         if (s.error) return fail(*s.error);
         if (s.writing) {
             s.batch_written.wait(suspend);
-        } else if (s.oldest_data < s.queue.front().data_begun && !s.left_out.data_under_way) {
+        } else if (s.data.complete() < s.queue.front().data_noted &&
+                   s.carriable(s.queue.front()).end == 0) {
             // Not for ever for what others append meanwhile.
             if (++waits >= kWaitsForData && !s.queue.front().sealed) s.seal(s.queue.front());
             s.data_ended.wait(suspend);
@@ -247,32 +252,36 @@ void WriteAheadLog::State::write_first(Suspend& suspend) {
     batch_written.wake_all();
 }
 
+UnflushedData::Takeable WriteAheadLog::State::carriable(const Batch& batch) const {
+    if (!device.properties().volatile_write_cache || left_out.data_before_log) return {};
+    // Not while something makes older data durable: what is newer than this, and what comes first
+    // in a replay, could not be told apart when that is over.
+    if (batch.sealed || flushing || marked) return {};
+    if (data.safe() >= batch.data_noted || logged.size() >= kMaxLoggedPieces) return {};
+    const UnflushedData::Takeable what = data.takeable(batch.data_noted);
+    if (what.end == 0 || logged_bytes + what.bytes > kMaxLoggedDataBytes) return {};
+    const std::size_t bytes = batch.payload.size() + data_record_bound(what);
+    if (bytes > max_payload()) return {};
+    const std::uint64_t blocks = batch_blocks(bytes);
+    if (place_for(blocks) + blocks - tail > geometry.blocks) return {};
+    return what;
+}
+
 // Puts the data that would have to be flushed first into the batch, which is about to be sealed, if
 // it is little and there is room.
 void WriteAheadLog::State::add_data(Batch& batch) {
-    if (!device.properties().volatile_write_cache || left_out.data_before_log) return;
-    // Not while something makes older data durable: what is newer than this, and what comes first in
-    // a replay, could not be told apart when that is over.
-    if (flushing || marked) return;
-    if (data.safe() >= batch.data_noted || logged.size() >= kMaxLoggedPieces) return;
-    const UnflushedData::Takeable what = data.takeable(batch.data_noted);
-    if (what.end == 0 || logged_bytes + what.bytes > kMaxLoggedDataBytes) return;
-    const std::size_t most =
-        what.bytes + (what.copies + what.bytes / kMaxLogDataBytes + 1) * kDataOperationBytes;
-    if (batch.payload.size() + most > max_payload()) return;
-    const std::uint64_t blocks = batch_blocks(batch.payload.size() + most);
-    if (place_for(blocks) + blocks - tail > geometry.blocks) return;
+    const UnflushedData::Takeable what = carriable(batch);
+    if (what.end == 0) return;
     batch.data_logged = what.end;
     LogRecord record;
     for (const DataCopy& copy : data.take(what)) {
         record.data(copy.address, copy.bytes);
-        logged.push_back({.range = {.first = copy.address,
-                                    .end = copy.address + copy.bytes.size()},
+        logged.push_back({.range = {.first = copy.address, .end = copy.address + copy.bytes.size()},
                           .batch = next_number});
         logged_bytes += copy.bytes.size();
     }
     const std::string_view bytes = record.finish();
-    CHECK(bytes.size() <= most);
+    CHECK(bytes.size() <= data_record_bound(what));
     batch.payload.append(bytes);
     ++batch.transactions;
     appended = Sequence{value(appended) + 1};
@@ -292,24 +301,27 @@ void WriteAheadLog::State::forget_logged_before(std::uint64_t batch) {
     }
 }
 
-bool WriteAheadLog::State::overwrites_logged(const ByteRange& range) const {
-    return std::ranges::any_of(
-        logged, [&](const LoggedData& piece) { return piece.range.overlaps(range); });
+bool WriteAheadLog::State::overwrites_logged(std::span<const ByteRange> ranges) const {
+    return std::ranges::any_of(logged, [&](const LoggedData& piece) {
+        return std::ranges::any_of(
+            ranges, [&](const ByteRange& range) { return piece.range.overlaps(range); });
+    });
 }
 
 void WriteAheadLog::State::fill_buffer(const Batch& batch) {
     const std::size_t used = sizeof(LogBatchHeader) + batch.payload.size();
     const std::uint64_t blocks = batch_blocks(batch.payload.size());
-    LogBatchHeader header{.magic = kLogMagic,
-                          .blocks = static_cast<std::uint16_t>(blocks),
-                          .data_batches = static_cast<std::uint16_t>(batch.number - batch.data_from),
-                          .checksum = 0,
-                          .uuid = geometry.uuid,
-                          .epoch = epoch,
-                          .batch = batch.number,
-                          .first_transaction = value(batch.first_transaction),
-                          .transactions = batch.transactions,
-                          .payload_bytes = static_cast<std::uint32_t>(batch.payload.size())};
+    LogBatchHeader header{
+        .magic = kLogMagic,
+        .blocks = static_cast<std::uint16_t>(blocks),
+        .data_batches = static_cast<std::uint16_t>(batch.number - batch.data_from),
+        .checksum = 0,
+        .uuid = geometry.uuid,
+        .epoch = epoch,
+        .batch = batch.number,
+        .first_transaction = value(batch.first_transaction),
+        .transactions = batch.transactions,
+        .payload_bytes = static_cast<std::uint32_t>(batch.payload.size())};
     std::memcpy(buffer.data(), &header, sizeof(header));
     std::memcpy(buffer.data() + sizeof(header), batch.payload.data(), batch.payload.size());
     std::memset(buffer.data() + used, 0, blocks * kBlockBytes - used);
@@ -342,12 +354,15 @@ Result<void> WriteAheadLog::State::write_batch(Suspend& suspend, Batch& batch) {
     return flush(suspend);
 }
 
-// One flush of what was noted and logged before it began.
+// One flush of what was written and logged before it began.
 Result<void> WriteAheadLog::State::flush(Suspend& suspend) {
     while (flushing) flushed.wait(suspend);
     if (error) return fail(*error);
     flushing = true;
-    const UnflushedData::Note covered = data.noted();
+    // What the log has is settled by this: it must be in its place. Nothing is put into it
+    // meanwhile.
+    while (data.complete() < data.taken() && !left_out.end_before_flush) data_ended.wait(suspend);
+    const UnflushedData::Note covered = left_out.end_before_flush ? data.noted() : data.complete();
     const std::uint64_t batches = next_number;
     const Result<void> result = device.flush(suspend);
     flushing = false;
@@ -365,62 +380,62 @@ Result<void> WriteAheadLog::State::flush(Suspend& suspend) {
 }
 
 Result<void> WriteAheadLog::State::make_data_durable(Suspend& suspend, UnflushedData::Note target) {
-    if (!device.properties().volatile_write_cache) data.flushed(data.noted());
-    while (data.safe() < target) {
+    for (;;) {
+        if (!device.properties().volatile_write_cache) data.flushed(data.complete());
+        if (data.safe() >= target) return {};
         if (error) return fail(*error);
         // One that is under way may have begun before our data was written: look again when it is
         // over.
         if (flushing) {
             flushed.wait(suspend);
+        } else if (data.complete() < target && !left_out.end_before_flush) {
+            data_ended.wait(suspend);
         } else {
             TRY(flush(suspend));
         }
     }
-    return {};
 }
 
 UnflushedData::Note WriteAheadLog::note_data_written(WrittenData written, bool loggable) {
     State& s = *state_;
     // Without a cache that may lose it all is durable when it is written, and the log carries none.
     if (!s.device.properties().volatile_write_cache) return s.data.noted();
-    const bool over_logged = std::ranges::any_of(
-        written.ranges(), [&](const ByteRange& range) { return s.overwrites_logged(range); });
+    const bool over_logged = s.overwrites_logged(written.ranges());
     return s.data.note(std::move(written), loggable, over_logged);
 }
 
-WriteAheadLog::DataTicket WriteAheadLog::begin_data() {
+UnflushedData::Note WriteAheadLog::begin_data(WrittenData data) {
     State& s = *state_;
-    s.data_over.push_back(false);
-    return s.oldest_data + s.data_over.size() - 1;
+    const bool over_logged = s.overwrites_logged(data.ranges());
+    if (s.left_out.data_under_way) {
+        data.drop_copies();
+        return s.data.note(std::move(data), true, over_logged);
+    }
+    return s.data.begin(std::move(data), over_logged);
 }
 
-void WriteAheadLog::end_data(DataTicket ticket, UnflushedData::Note note,
-                             const std::optional<Error>& not_written) {
-    State& s = *state_;
-    s.data_over.at(ticket - s.oldest_data) = true;
-    for (Batch& batch : s.queue) {
-        if (ticket < batch.data_begun) batch.data_noted = std::max(batch.data_noted, note);
-    }
-    if (not_written) s.set_error(*not_written);
-    while (!s.data_over.empty() && s.data_over.front()) {
-        s.data_over.pop_front();
-        ++s.oldest_data;
-    }
-    s.data_ended.wake_all();
+void WriteAheadLog::end_data(UnflushedData::Note note, bool written) {
+    if (!state_->left_out.data_under_way) state_->data.end(note, written);
+    state_->data_ended.wake_all();
+}
+
+bool WriteAheadLog::undone(UnflushedData::Note data, Sequence transaction, Sequence undo) const {
+    // A checkpoint under way maps the data, and drops the log that has it.
+    const bool logged = data <= state_->data.taken() && !state_->marked;
+    return logged || std::ranges::any_of(state_->queue, [&](const Batch& batch) {
+               return batch.first_transaction <= transaction && undo <= batch.last_transaction();
+           });
+}
+
+void WriteAheadLog::give_up(const Error& error) {
+    state_->set_error(error);
+    state_->data_ended.wake_all();
 }
 
 void WriteAheadLog::wait_for_data(Suspend& suspend) {
     State& s = *state_;
-    if (s.left_out.data_under_way) return;
-    const DataTicket end = s.oldest_data + s.data_over.size();
-    while (s.oldest_data < end) s.data_ended.wait(suspend);
-}
-
-bool WriteAheadLog::in_one_batch(Sequence one, Sequence other) const {
-    return std::ranges::any_of(state_->queue, [&](const Batch& batch) {
-        return batch.first_transaction <= std::min(one, other) &&
-               std::max(one, other) <= batch.last_transaction();
-    });
+    const UnflushedData::Note end = s.data.noted();
+    while (s.data.complete() < end) s.data_ended.wait(suspend);
 }
 
 void WriteAheadLog::make_loggable(UnflushedData::Note note) { state_->data.make_loggable(note); }
@@ -429,8 +444,10 @@ std::size_t WriteAheadLog::copy_limit() const {
     return state_->device.properties().volatile_write_cache ? state_->data.copy_limit() : 0;
 }
 
-Result<void> WriteAheadLog::flush_data(Suspend& suspend) {
-    return state_->make_data_durable(suspend, state_->data.noted());
+UnflushedData::Note WriteAheadLog::data_noted() const { return state_->data.noted(); }
+
+Result<void> WriteAheadLog::flush_data(Suspend& suspend, UnflushedData::Note up_to) {
+    return state_->make_data_durable(suspend, up_to);
 }
 
 bool WriteAheadLog::must_settle() const {
@@ -512,7 +529,7 @@ Result<WriteAheadLog::End> WriteAheadLog::replay(Suspend& suspend, std::uint64_t
 }
 
 Result<WriteAheadLog::Beyond> WriteAheadLog::batches_beyond(Suspend& suspend, std::uint64_t epoch,
-                                                    const LogPosition& end) {
+                                                            const LogPosition& end) {
     LogReader reader(state_->device, state_->geometry, epoch);
     return reader.batches_beyond(suspend, end);
 }

@@ -46,6 +46,7 @@ class WriteAheadLog {
         bool log_before_answer = false;  // nor the batch before it counts as durable
         bool settle_before_answer = false;  // data in the log goes on counting after a flush
         bool data_under_way = false;  // a batch does not wait for data that is under way
+        bool end_before_flush = false;  // a flush is taken to make that durable
     };
     // The device must outlive the log.
     WriteAheadLog(driver::Device& device, const Geometry& geometry)
@@ -72,7 +73,7 @@ class WriteAheadLog {
     // Writes queued records in batches, one batch in flight at a time, until the given transaction
     // is durable; fibers that come meanwhile share the next batch (group commit). Before a batch is
     // written, data noted before its records were appended is made durable (a flush when the device
-    // has a volatile cache), or it goes into the batch. After an error on the device every call fails with that error whose
+    // has a volatile cache), or it goes into the batch, which then waits for no write of it. After an error on the device every call fails with that error whose
     // transaction is not durable already. Suspends.
     Result<void> commit(driver::Suspend& suspend, Sequence transaction);
     // File data was written, to new blocks or in place (the writes have completed): it is durable,
@@ -80,23 +81,26 @@ class WriteAheadLog {
     // blob's own; else make_loggable() says so when the transaction is appended.
     UnflushedData::Note note_data_written(WrittenData written, bool loggable);
     void make_loggable(UnflushedData::Note note);
-    // Data that is still under way to the device, of the next record or of none: a batch with
-    // records that are appended from now on is not written before end_data(). Its note is what
-    // note_data_written() said then. not_written: nothing undoes what its record says, so neither
-    // that nor what came after it may ever be durable: commit() fails with it from then on.
-    using DataTicket = std::uint64_t;
-    DataTicket begin_data();
-    void end_data(DataTicket ticket, UnflushedData::Note note,
-                  const std::optional<Error>& not_written = std::nullopt);
+    // Data that is still under way to the device, of the next record or of none, in a blob's own
+    // blocks: a batch with records that are appended from now on carries it, or is not written
+    // before end_data(). written: whether all of it is there.
+    UnflushedData::Note begin_data(WrittenData data);
+    void end_data(UnflushedData::Note note, bool written);
+    // What a transaction maps is not there. Whether nobody will ever see that, when another one has
+    // undone it: a crash leaves both or neither, or the log has the data. If not, give_up().
+    [[nodiscard]] bool undone(UnflushedData::Note data, Sequence transaction, Sequence undo) const;
+    // Nothing that is not durable may ever be: commit() fails with it from now on.
+    void give_up(const Error& error);
     // Until all that is under way now is over. Suspends.
     void wait_for_data(driver::Suspend& suspend);
-    // Whether a crash leaves both transactions or neither. REQUIRES that neither is durable.
-    [[nodiscard]] bool in_one_batch(Sequence one, Sequence other) const;
     // Copies of so many bytes are of use to note_data_written(); often 0.
     [[nodiscard]] std::size_t copy_limit() const;
-    // Makes all data noted so far durable, with or without records. A failed flush is an error for
-    // good, as in commit(). Suspends.
-    Result<void> flush_data(driver::Suspend& suspend);
+    // Data that has been noted: a later note is higher.
+    [[nodiscard]] UnflushedData::Note data_noted() const;
+    // Makes all data noted so far durable, with or without records, or up to that note. A failed
+    // flush is an error for good, as in commit(). Suspends.
+    Result<void> flush_data(driver::Suspend& suspend) { return flush_data(suspend, data_noted()); }
+    Result<void> flush_data(driver::Suspend& suspend, UnflushedData::Note up_to);
     // Data that is durable in its place was overwritten by a replay after a crash: until another
     // batch is durable. Whoever promises something about that data appends one and commits it.
     [[nodiscard]] bool must_settle() const;

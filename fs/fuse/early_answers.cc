@@ -26,8 +26,7 @@ void EarlyAnswers::end(Ticket ticket, const std::optional<Error>& error) {
     waiters_.wake_all();
 }
 
-void EarlyAnswers::settle_all(driver::Suspend& suspend) {
-    const Ticket end = oldest_ + writes_.size();
+void EarlyAnswers::settle_before(driver::Suspend& suspend, Ticket end) {
     while (oldest_ < end) waiters_.wait(suspend);
 }
 

@@ -197,10 +197,8 @@ Result<Reply> Operations::serve(Suspend& suspend, Request& request) {
 
 void Operations::settle_for(Suspend& suspend, const Request& request) {
     switch (request.header().opcode) {
-        // What these make durable holds all that was answered before, of whatever inode, and they
-        // tell what became of it. All others find what was answered early already committed.
-        case FUSE_FSYNC:
-        case FUSE_FSYNCDIR:
+        // Before these all that was answered is over, of whatever inode. FSYNC waits for its own.
+        // All others find what was answered early already committed.
         case FUSE_SYNCFS:
         case FUSE_IOCTL:
             early_.settle_all(suspend);

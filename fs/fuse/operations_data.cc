@@ -156,7 +156,10 @@ Result<Reply> Operations::fsync(Suspend& suspend, Request& request) {
     if (!in) return malformed();
     lost_writes_.erase(request.header().nodeid);  // the kernel reports them itself
     give_owed_space_notice(request);
+    const EarlyAnswers::Ticket end = early_.next();
     TRY(filesystem_.fsync(suspend, request.inode(), (in->fsync_flags & FUSE_FSYNC_FDATASYNC) != 0));
+    // The log may have had its data before the device had it in its place.
+    early_.settle(suspend, request.inode(), end);
     if (const auto error = early_.error(request.inode())) return fail(*error);
     return Reply{};
 }

@@ -665,7 +665,7 @@ TEST_P(BlobstoreCrashWithout, IsFoundOut) {
 std::string rule_name(const testing::TestParamInfo<OrderRule>& rule) {
     constexpr const char* kNames[] = {"DataBeforeLog", "LogBeforeAnswer", "DurableBeforeReuse",
                                       "NeverInPlace",  "DeleteWhenFull",  "SettleBeforeAnswer",
-                                      "DataUnderWay"};
+                                      "DataUnderWay",  "EndBeforeFlush"};
     return kNames[static_cast<std::size_t>(rule.param)];
 }
 
@@ -673,7 +673,8 @@ std::string rule_name(const testing::TestParamInfo<OrderRule>& rule) {
 INSTANTIATE_TEST_SUITE_P(Rule, BlobstoreCrashWithout,
                          testing::Values(OrderRule::kDataBeforeLog, OrderRule::kLogBeforeAnswer,
                                          OrderRule::kDurableBeforeReuse, OrderRule::kNeverInPlace,
-                                         OrderRule::kSettleBeforeAnswer, OrderRule::kDataUnderWay),
+                                         OrderRule::kSettleBeforeAnswer, OrderRule::kDataUnderWay,
+                                         OrderRule::kEndBeforeFlush),
                          rule_name);
 
 }  // namespace

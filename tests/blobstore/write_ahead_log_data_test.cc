@@ -1,5 +1,6 @@
 // Data and the log: it is flushed before the batch that maps it, or goes into that.
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -233,14 +234,142 @@ TEST_F(WriteAheadLogTest, FlushUnderWayDoesNotCoverLaterData) {
     EXPECT_EQ(device_->events, "FUFU");
 }
 
+// Runs it in a fiber; whether it is over after some turns, and when `then` was done.
+struct Ended {
+    bool before = false, after = false;
+};
+Ended ended(Suspend& suspend, const std::function<void(Suspend&)>& what,
+            const std::function<void()>& then) {
+    bool over = false;
+    suspend.reactor().spawn([&](Suspend& inner) {
+        what(inner);
+        over = true;
+    });
+    Ended result;
+    for (int turns = 0; turns < 100; ++turns) suspend.yield();
+    result.before = over;
+    then();
+    for (int turns = 0; turns < 100; ++turns) suspend.yield();
+    result.after = over;
+    return result;
+}
+
+TEST_F(WriteAheadLogTest, ABatchDoesNotWaitForSmallDataUnderWay) {
+    const auto note = begin_small_data(8u << 20, 'a');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    ASSERT_TRUE(flush_data());
+    EXPECT_EQ(device_->events, "U");
+    EXPECT_EQ(replay_data().texts, Texts{"1: data 8388608=a*512"});
+    log_->end_data(note, true);
+}
+
+TEST_F(WriteAheadLogTest, ABatchWaitsForLargeDataUnderWayAndFlushesIt) {
+    run([&](Suspend& suspend) {
+        const auto note = begin_large_data();
+        const Sequence first = log_->append(record("first"));
+        const Ended commit = ended(
+            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, first)); },
+            [&] { log_->end_data(note, true); });
+        EXPECT_FALSE(commit.before);
+        EXPECT_TRUE(commit.after);
+    });
+    EXPECT_EQ(device_->events, "FU");
+}
+
+// After the flush the log's copy counts no more.
+TEST_F(WriteAheadLogTest, AFlushWaitsForDataUnderWayThatTheLogHas) {
+    const auto note = begin_small_data(8u << 20, 'a');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    run([&](Suspend& suspend) {
+        const Ended flush = ended(
+            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->settle(inner)); },
+            [&] {
+                EXPECT_EQ(device_->events, "U");
+                log_->end_data(note, true);
+            });
+        EXPECT_FALSE(flush.before);
+        EXPECT_TRUE(flush.after);
+    });
+    EXPECT_EQ(device_->events, "UF");
+    ASSERT_TRUE(commit(log_->append(record("second"))));
+    EXPECT_EQ(replay_data().from, 2u);
+}
+
+// What is under way is not durable by a flush that somebody else needs meanwhile.
+TEST_F(WriteAheadLogTest, AFlushDoesNotCoverDataUnderWay) {
+    run([&](Suspend& suspend) {
+        const auto before = note_data(9u << 20, std::string(65536, 'b'), true);
+        const auto note = begin_large_data();
+        EXPECT_TRUE(log_->flush_data(suspend, before));
+        EXPECT_EQ(device_->events, "F");
+        const Ended flush = ended(
+            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->flush_data(inner)); },
+            [&] {
+                EXPECT_EQ(device_->events, "F");
+                log_->end_data(note, true);
+            });
+        EXPECT_FALSE(flush.before);
+        EXPECT_TRUE(flush.after);
+    });
+    EXPECT_EQ(device_->events, "FF");
+}
+
+TEST_F(WriteAheadLogTest, WithoutVolatileCacheDataUnderWayIsWaitedFor) {
+    make(false);
+    run([&](Suspend& suspend) {
+        const auto note = begin_small_data(8u << 20, 'a');
+        const Sequence first = log_->append(record("first"));
+        const Ended commit = ended(
+            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, first)); },
+            [&] { log_->end_data(note, true); });
+        EXPECT_FALSE(commit.before);
+        EXPECT_TRUE(commit.after);
+        const auto overwrite = begin_small_data(8u << 20, 'b');
+        const Ended flush = ended(
+            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->flush_data(inner)); },
+            [&] { log_->end_data(overwrite, true); });
+        EXPECT_FALSE(flush.before);
+        EXPECT_TRUE(flush.after);
+    });
+    EXPECT_EQ(device_->events, "W");
+}
+
+TEST_F(WriteAheadLogTest, DataThatIsNotThereIsNotLogged) {
+    const auto note = begin_small_data(8u << 20, 'a');
+    const Sequence first = log_->append(record("first"));
+    log_->end_data(note, false);
+    EXPECT_TRUE(log_->undone(note, first, log_->append(record("undo"))));
+    ASSERT_TRUE(commit(log_->last_appended()));
+    EXPECT_EQ(device_->events, "FU");
+    EXPECT_EQ(replay_data().texts, Texts{});
+}
+
+// The log has the data, until a checkpoint drops it.
+TEST_F(WriteAheadLogTest, DataThatIsNotThereButInTheLogIsUndoneInALaterBatch) {
+    const auto note = begin_small_data(8u << 20, 'a');
+    const Sequence first = log_->append(record("first"));
+    ASSERT_TRUE(commit(first));
+    EXPECT_TRUE(log_->undone(note, first, log_->append(record("undo"))));
+    log_->mark();
+    EXPECT_FALSE(log_->undone(note, first, log_->append(record("too late"))));
+    log_->end_data(note, false);
+    const auto lost = begin_large_data();
+    const Sequence second = log_->append(record("second"));
+    log_->mark();
+    EXPECT_FALSE(log_->undone(lost, second, log_->append(record("too late"))));
+    log_->give_up(Error{.code = Errc::kIo});
+    log_->end_data(lost, false);
+    EXPECT_FALSE(commit(second));
+}
+
 // One piece of data begins before the other ends, each with a record, for ever. The first batch is
 // closed already, so that the second, which is asked for, has its turn after many waits only.
 TEST_F(WriteAheadLogTest, DataThatKeepsBeginningDelaysACommitForSoLongOnly) {
     run([&](Suspend& suspend) {
-        const auto first = log_->begin_data();
+        const auto first = begin_large_data();
         log_->append(record("first"));
         log_->mark();
-        auto under_way = log_->begin_data();
+        auto under_way = begin_large_data();
         const Sequence wanted = log_->append(record("wanted"));
         bool durable = false;
         suspend.reactor().spawn([&, wanted](Suspend& other) {
@@ -249,14 +378,14 @@ TEST_F(WriteAheadLogTest, DataThatKeepsBeginningDelaysACommitForSoLongOnly) {
         });
         int pieces = 0;
         for (; !durable && pieces < 300; ++pieces) {
-            const auto next = log_->begin_data();
+            const auto next = begin_large_data();
             log_->append(record("more"));
-            log_->end_data(std::exchange(under_way, next), 0);
-            if (pieces == 50) log_->end_data(first, 0);
+            log_->end_data(std::exchange(under_way, next), true);
+            if (pieces == 50) log_->end_data(first, true);
             suspend.yield();
         }
         EXPECT_TRUE(durable) << "after " << pieces;
-        log_->end_data(under_way, 0);
+        log_->end_data(under_way, true);
         while (!durable) suspend.yield();
     });
 }

@@ -92,6 +92,18 @@ class WriteAheadLogTest : public BlobstorePartTest {
     UnflushedData::Note note_small_data(std::uint64_t address, char fill, bool loggable = true) {
         return note_data(address, std::string(512, fill), loggable);
     }
+    // The same, under way to the device.
+    UnflushedData::Note begin_data(std::uint64_t address, const std::string& bytes) {
+        WrittenData data(log_->copy_limit());
+        data.add(address, std::as_bytes(std::span(bytes)));
+        return log_->begin_data(std::move(data));
+    }
+    UnflushedData::Note begin_small_data(std::uint64_t address, char fill) {
+        return begin_data(address, std::string(512, fill));
+    }
+    UnflushedData::Note begin_large_data() {
+        return begin_data(8u << 20, std::string(UnflushedData::kMaxTakenBytes + 4096, 'l'));
+    }
     Result<void> flush_data() {
         return run([&](Suspend& suspend) { return log_->flush_data(suspend); });
     }

@@ -119,6 +119,8 @@ std::string rule_name(const testing::TestParamInfo<OrderRule>& rule) {
             return "SettleBeforeAnswer";
         case OrderRule::kDataUnderWay:
             return "DataUnderWay";
+        case OrderRule::kEndBeforeFlush:
+            return "EndBeforeFlush";
         default:
             return "Other";
     }
@@ -126,7 +128,8 @@ std::string rule_name(const testing::TestParamInfo<OrderRule>& rule) {
 
 INSTANTIATE_TEST_SUITE_P(Rule, FilesystemCrashWithout,
                          testing::Values(OrderRule::kDataBeforeLog, OrderRule::kLogBeforeAnswer,
-                                         OrderRule::kSettleBeforeAnswer, OrderRule::kDataUnderWay),
+                                         OrderRule::kSettleBeforeAnswer, OrderRule::kDataUnderWay,
+                                         OrderRule::kEndBeforeFlush),
                          rule_name);
 
 }  // namespace

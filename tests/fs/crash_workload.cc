@@ -47,8 +47,8 @@ void CrashWorkload::synced() {
 }
 
 void CrashWorkload::sync(Suspend& suspend) {
-    world_.early.settle_all(suspend);
     must(fs().sync(suspend));
+    world_.early.settle_all(suspend);  // what comes later is no part of this
     synced();
 }
 

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -89,9 +90,12 @@ class EarlyAnswer : public testing::Test {
         channel_.reset();
     }
 
-    void writes_take_long() {
-        medium_->add(
-            {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_polls = kLatePolls});
+    void writes_take_long() { next_writes_take_long(std::numeric_limits<std::uint64_t>::max()); }
+    void next_writes_take_long(std::uint64_t count) {
+        medium_->add({.effect = Fault::Effect::kDelay,
+                      .kind = Kind::kWrite,
+                      .count = count,
+                      .delay_polls = kLatePolls});
     }
 
     template <class T>
@@ -279,6 +283,56 @@ TEST_F(EarlyAnswer, FsyncWaitsForTheWriteAndMakesItDurable) {
         EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), kPage),
                   std::string(kPage, 'n'));
     });
+}
+
+TEST_F(EarlyAnswer, TheLogHasSmallDataBeforeTheDeviceHasItInItsPlace) {
+    next_writes_take_long(1);
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, true);
+    const std::size_t before = disk().journal().size();
+    send_fsync(2);
+    reactor_.block_on([&](Suspend& suspend) {
+        while (medium_->in_flight() != 0 && disk().journal().size() == before) suspend.yield();
+    });
+    EXPECT_NE(medium_->in_flight(), 0U);
+    const std::size_t logged = disk().journal().size();
+    EXPECT_EQ(logged, before + 1);
+    expect_answer(2, false);  // it may fail
+    const auto look = [&](Suspend& suspend, Filesystem& after) {
+        auto buffer = must(driver::DmaBuffer::allocate(kPage));
+        EXPECT_EQ(must(after.read(suspend, file_, kFileBytes, buffer.span())), kPage);
+        EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), kPage),
+                  std::string(kPage, 'n'));
+    };
+    after_power_cut(look, logged);
+    after_power_cut(look);
+}
+
+// The log has the data, and its place on the device is bad.
+TEST_F(EarlyAnswer, WhatFailsBehindTheLogIsToldAndUndone) {
+    next_writes_take_long(1);
+    failing_->add({.kind = Kind::kWrite,
+                   .skip = 1,  // the log's
+                   .count = 1,
+                   .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, true);
+    const std::size_t before = disk().journal().size();
+    send_fsync(2);
+    expect_answer(2, false, EIO);
+    const auto look = [&](const std::string& expected) {
+        return [this, expected](Suspend& suspend, Filesystem& fs) {
+            auto buffer = must(driver::DmaBuffer::allocate(kPage));
+            EXPECT_EQ(must(fs.read(suspend, file_, kFileBytes, buffer.span())), kPage);
+            EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), kPage), expected);
+        };
+    };
+    const std::string zeroes(kPage, '\0');
+    reactor_.block_on([&](Suspend& suspend) { look(zeroes)(suspend, *fs_); });
+    after_power_cut(look(std::string(kPage, 'n')), before + 1);  // a replay tries again
+    send_fsync(3);
+    EXPECT_EQ(receive().header.error, -EIO);
+    after_power_cut(look(zeroes));
 }
 
 TEST_F(EarlyAnswer, AttributesAreThoseAfterTheWrite) {
