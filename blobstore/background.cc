@@ -27,10 +27,12 @@ void spawn_inside(driver::Reactor& reactor, driver::Gate& gate, Function functio
 void Blobstore::State::want_checkpoint() {
     if (checkpoint_wanted || reactor == nullptr || gate.closed()) return;
     checkpoint_wanted = true;
-    // One fiber, until none is due: while a checkpoint is written another may be due for as long as
-    // that takes, and each commit asks for it.
+    // One fiber, until none is due: while a checkpoint is written each commit asks for another, and
+    // whether that is due shows when the log is trimmed behind the first.
     spawn_inside(*reactor, gate, [this](Suspend& suspend) {
-        while (!gate.closed() && !read_only && checkpoint_due()) {
+        for (;;) {
+            { const driver::FiberMutex::Guard until_it_is_over(suspend, checkpoint_mutex); }
+            if (gate.closed() || read_only || !checkpoint_due()) break;
             // An error has been logged, and has made the store read-only unless there is no space.
             if (!checkpoint(suspend, SuperblockState::kInUse)) break;
         }
