@@ -283,45 +283,6 @@ std::uint32_t Btree::max_value_bytes() const {
     return blobstore::max_value_bytes(state_->cache.page_bytes());
 }
 
-PagePointer Btree::State::seal(Frame& frame, Frozen& frozen) {
-    Page sealed = page(frame);
-    if (!sealed.leaf()) {
-        for (std::size_t i = 0; i < sealed.size(); ++i) {
-            const PagePointer child = sealed.child(i);
-            if (child.generation != value(current)) continue;
-            Frame* below = cache.find(child.block);
-            CHECK(below != nullptr);
-            sealed.set_child(i, seal(*below, frozen));
-        }
-    }
-    const BlockIndex block{frame.block};
-    const PagePointer pointer = io.seal(cache.bytes(frame), block, current);
-    cache.freeze(frame);
-    frozen.pages.push_back({.block = block, .bytes = cache.bytes(frame)});
-    return pointer;
-}
-
-Btree::Frozen Btree::freeze(Generation next) {
-    State& state = *state_;
-    CHECK(!state.cache.any_frozen() && next > state.current);
-    Frozen frozen;
-    frozen.pages.reserve(state.cache.dirty_pages());
-    if (state.height != 0 && state.root.generation == value(state.current)) {
-        State::Frame* root = state.cache.find(state.root.block);
-        CHECK(root != nullptr);
-        state.root = state.seal(*root, frozen);
-    }
-    // Every dirty page hangs on the root by dirty pages.
-    CHECK(state.cache.dirty_pages() == 0);
-    std::sort(frozen.pages.begin(), frozen.pages.end(),
-              [](const FrozenPage& a, const FrozenPage& b) { return a.block < b.block; });
-    frozen.root = {.page = state.root, .height = state.height};
-    state.current = next;
-    return frozen;
-}
-
-void Btree::thaw() { state_->cache.thaw(); }
-
 std::size_t Btree::dirty_pages() const { return state_->cache.dirty_pages(); }
 
 }  // namespace blobfs::blobstore

@@ -90,18 +90,22 @@ class Btree {
     [[nodiscard]] std::uint32_t max_value_bytes() const;
 
     // Checkpoint. ----------------------------------------------------------------------------
+    // Ends the current generation: its dirty pages, and the root, stay as they are now; changes
+    // from now on belong to `next`, and copy a frozen page first. Does not suspend. REQUIRES no
+    // earlier freeze without its thaw.
+    void freeze(Generation next);
     struct FrozenPage {
         BlockIndex block;
         DmaSpan bytes;  // sealed; valid until thaw()
     };
-    // Ends the current generation: seals its dirty pages bottom-up (checksums into the parents) and
-    // returns them and the root; changes from now on belong to `next`. Does not suspend.
-    // REQUIRES no earlier freeze without its thaw.
     struct Frozen {
         std::vector<FrozenPage> pages;  // ascending by address
         TreeRoot root;
     };
-    Frozen freeze(Generation next);
+    // What freeze() froze, to be written: seals the pages bottom-up (checksums into the parents),
+    // some at a time, while others read and change the tree. Suspends. Once between freeze() and
+    // thaw().
+    Frozen seal(Suspend& suspend);
     // The frozen pages are on the device: they are clean now (or dropped when replaced meanwhile).
     void thaw();
 

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "blobstore/btree.h"
 #include "blobstore/leaf_runs.h"
@@ -26,6 +27,10 @@ struct Btree::State {
     PagePointer root{};
     std::uint32_t height = 0;
     Generation current{};
+    // From freeze() to seal(): what the generation before `current` ended with.
+    TreeRoot frozen_root{};
+    Generation frozen_generation{};
+    std::vector<Frame*> frozen{};  // children before their parents
     LeafRuns runs{};
     driver::Gate* ahead_gate = nullptr;  // of the fibers that read ahead; nullptr: none do
     std::size_t reading_ahead = 0;       // such fibers
@@ -105,8 +110,11 @@ struct Btree::State {
     void collapse_root();
     void give_back(Frame& frame);
 
-    // Checkpoint.
-    PagePointer seal(Frame& frame, Frozen& frozen);
+    // Checkpoint (btree_freeze.cc).
+    void freeze(Frame& frame);
+    [[nodiscard]] PagePointer sealed(const PagePointer& pointer) const;
+    void name_sealed(Page& parent) const;
+    void name_sealed_below(const PagePointer& changed) const;
 };
 
 // Keeps the pages of a descent in memory: while another is being read, so that the next descent

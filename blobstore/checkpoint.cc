@@ -1,4 +1,4 @@
-// Checkpoints: freeze without suspending, then write, flush, superblock, release. README.md,
+// Checkpoints: freeze without suspending, then seal, write, flush, superblock, release. README.md,
 // "Generations and checkpoints".
 
 #include <spdlog/spdlog.h>
@@ -140,7 +140,7 @@ Result<void> Blobstore::State::write_checkpoint(Suspend& suspend, SuperblockStat
     const LogPosition log_mark = log.mark();
     const Generation next{value(generation) + 2};
     ++checkpoints_begun;
-    const Btree::Frozen frozen_tree = tree.freeze(next);
+    tree.freeze(next);
     const SpaceAllocator::Frozen frozen_space = space.freeze(next);
     // Asked for, and not yet of a root.
     if (pin_valid && !root_pinned) {
@@ -155,8 +155,6 @@ Result<void> Blobstore::State::write_checkpoint(Suspend& suspend, SuperblockStat
     fresh.log_position = log_mark.block;
     fresh.log_batch = log_mark.batch;
     fresh.transaction = value(contained);
-    fresh.tree_root = frozen_tree.root.page;
-    fresh.tree_height = frozen_tree.root.height;
     fresh.map_root = frozen_space.root.page;
     fresh.map_height = frozen_space.root.height;
     fresh.free_blocks = frozen_space.root.free_blocks;
@@ -164,6 +162,10 @@ Result<void> Blobstore::State::write_checkpoint(Suspend& suspend, SuperblockStat
     fresh.blob_count = blob_count;
     fresh.written_us = wall_clock_us();
 
+    // From here on others go on; what they change of the frozen pages they copy first.
+    const Btree::Frozen frozen_tree = tree.seal(suspend);
+    fresh.tree_root = frozen_tree.root.page;
+    fresh.tree_height = frozen_tree.root.height;
     Result<void> status = write_pages(suspend, device, frozen_tree.pages);
     if (status) status = write_pages(suspend, device, frozen_space.pages);
     // The root maps data that may be under way still.

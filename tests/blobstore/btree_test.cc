@@ -320,8 +320,9 @@ TEST_F(BtreeTest, FrozenPagesStayAsTheyAreUntilThaw) {
             ASSERT_TRUE(world.put(suspend, moving_key(i), "first").has_value());
         }
         world.generation = Generation{value(world.generation) + 1};
-        const auto frozen = world.tree->freeze(world.generation);
+        world.tree->freeze(world.generation);
         world.pages.freeze(world.generation);
+        const Btree::Frozen frozen = world.tree->seal(suspend);
         EXPECT_EQ(world.tree->dirty_pages(), 0u);
         std::vector<std::vector<std::byte>> copies;
         std::uint64_t last = 0;
@@ -358,6 +359,100 @@ TEST_F(BtreeTest, FrozenPagesStayAsTheyAreUntilThaw) {
         EXPECT_TRUE(world.tree->get(suspend, moving_key(7), found).value());
         EXPECT_EQ(found, "first");
         EXPECT_FALSE(world.tree->get(suspend, moving_key(3), found).value());
+        EXPECT_TRUE(world.tree->get(suspend, steady_key(1), found).value());
+    });
+}
+
+// The whole tree is what the model says, and every page of it can be read.
+void expect_all(TreeWorld& world, Suspend& suspend, const Model& model) {
+    auto expected = model.begin();
+    ASSERT_TRUE(world.tree
+                    ->scan(suspend, {}, {},
+                           [&](KeyView key, ValueView value) {
+                               if (expected == model.end()) return false;
+                               EXPECT_EQ(key, expected->first);
+                               EXPECT_EQ(value, expected->second);
+                               return key == (expected++)->first;
+                           })
+                    .has_value());
+    EXPECT_EQ(expected, model.end());
+}
+
+TEST_F(BtreeTest, ChangesWhilePagesAreSealedHoldAndTheFrozenRootHasNoneOfThem) {
+    for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+        SCOPED_TRACE(seed);
+        TreeWorld world({.shuffle_seed = seed});
+        std::mt19937_64 random(seed);
+        world.reactor.block_on([&](Suspend& suspend) {
+            Model model, durable;
+            const auto change = [&](std::uint64_t puts) {
+                const Key key = steady_key(random() % 9000);
+                if (random() % 100 < puts) {
+                    const std::string value = value_of(key, random() % 300);
+                    ASSERT_TRUE(world.put(suspend, key, value).has_value());
+                    model[std::string(key.view())] = value;
+                } else {
+                    ASSERT_TRUE(world.erase(suspend, key).has_value());
+                    model.erase(std::string(key.view()));
+                }
+            };
+            for (int i = 0; i < 12000; ++i) ASSERT_NO_FATAL_FAILURE(change(100));
+            std::uint64_t meanwhile = 0, merged = 0, evictions = 0;
+            for (int round = 0; round < 24; ++round) {
+                SCOPED_TRACE(round);
+                // It grows, and then shrinks to little, so that frozen pages split and merge.
+                const std::uint64_t puts = round < 8 ? 70 : 3;
+                for (int i = 0; i < 500; ++i) ASSERT_NO_FATAL_FAILURE(change(puts));
+                durable = model;
+                world.generation = Generation{value(world.generation) + 1};
+                world.tree->freeze(world.generation);
+                world.pages.freeze(world.generation);
+                Btree::Frozen frozen;
+                bool sealed = false;
+                world.reactor.spawn([&](Suspend& own) {
+                    frozen = world.tree->seal(own);
+                    sealed = true;
+                });
+                for (int i = 1; !sealed; ++i, ++meanwhile) {
+                    const std::size_t used = world.pages.used().size();
+                    ASSERT_NO_FATAL_FAILURE(change(puts));
+                    if (world.pages.used().size() < used) ++merged;
+                    if (i % 8 == 0) suspend.yield();
+                }
+                for (const auto& page : frozen.pages) {
+                    ASSERT_TRUE(world.device
+                                    .write(suspend, value(page.block) * kBlockBytes, page.bytes,
+                                           driver::WriteFlags::kNone)
+                                    .has_value());
+                }
+                world.root = frozen.root;
+                world.tree->thaw();
+                world.pages.release();
+                ASSERT_NO_FATAL_FAILURE(expect_all(world, suspend, model));
+                ASSERT_NO_FATAL_FAILURE(world.expect_exact_accounts(suspend));
+                if (round % 3 == 2) {
+                    evictions += world.cache->statistics().evictions;
+                    world.crash();
+                    model = durable;
+                    ASSERT_NO_FATAL_FAILURE(expect_all(world, suspend, model));
+                }
+            }
+            EXPECT_GT(meanwhile, 500u);
+            EXPECT_GT(merged, 2u);
+            EXPECT_GT(evictions, 100u);
+        });
+    }
+}
+
+TEST_F(BtreeTest, ACheckpointOfATreeThatDidNotChangeNamesTheSameRoot) {
+    TreeWorld world({});
+    world.reactor.block_on([&](Suspend& suspend) {
+        ASSERT_NO_FATAL_FAILURE(fill(world, suspend, 3000, 60));
+        const PagePointer root = world.root.page;
+        ASSERT_TRUE(world.checkpoint(suspend).has_value());
+        EXPECT_EQ(world.root.page, root);
+        world.crash();
+        std::string found;
         EXPECT_TRUE(world.tree->get(suspend, steady_key(1), found).value());
     });
 }

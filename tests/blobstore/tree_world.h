@@ -124,8 +124,9 @@ struct TreeWorld {
     }
     Result<void> checkpoint(Suspend& suspend) {
         generation = Generation{value(generation) + 1};
-        const Btree::Frozen frozen = tree->freeze(generation);
+        tree->freeze(generation);
         pages.freeze(generation);
+        const Btree::Frozen frozen = tree->seal(suspend);
         for (const auto& page : frozen.pages) {
             TRY(device.write(suspend, value(page.block) * kBlockBytes, page.bytes,
                              driver::WriteFlags::kNone));
