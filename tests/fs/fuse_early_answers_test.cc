@@ -35,7 +35,7 @@ using driver::FaultyMedium;
 using Kind = driver::MediumOperation::Kind;
 
 // Polls, not time: a busy machine changes nothing.
-constexpr std::uint64_t kLatePolls = 2000;
+constexpr std::uint64_t kLatePolls = 300;
 constexpr std::size_t kFileBytes = 64 * 1024;
 constexpr std::size_t kPage = 4096;
 
@@ -151,7 +151,7 @@ class EarlyAnswer : public testing::Test {
     Answer receive() {
         Answer answer;
         reactor_.block_on([&](Suspend& suspend) {
-            for (std::uint64_t tries = 0; tries < 1000 * kLatePolls; ++tries) {
+            for (std::uint64_t tries = 0; tries < 10'000 * kLatePolls; ++tries) {
                 const auto received = kernel_.receive();
                 if (!received) {
                     suspend.yield();
@@ -255,7 +255,7 @@ TEST_F(EarlyAnswer, IsGivenToSixteenAtATime) {
 // Else a batch of the log would wait for all that the kernel sends.
 TEST_F(EarlyAnswer, BeyondSixteenTheDataComesBeforeItsRecord) {
     medium_->add(
-        {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_polls = 10 * kLatePolls});
+        {.effect = Fault::Effect::kDelay, .kind = Kind::kWrite, .delay_polls = 4 * kLatePolls});
     for (std::uint64_t i = 0; i < EarlyAnswers::kMost; ++i) {
         send_write(i + 1, i % 16 * kPage, 'x');
         expect_answer(i + 1, true);
