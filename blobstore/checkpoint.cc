@@ -17,7 +17,7 @@ namespace {
 constexpr std::size_t kPagesPerWrite = 32;
 constexpr std::size_t kWritesInFlight = 4;
 constexpr std::uint64_t kPagesWorthACheckpoint = 16;
-constexpr std::size_t kMostDirtyPages = 2048;
+constexpr std::size_t kMostDirtyPages = 4096;
 
 // Pages that lie side by side on the device go out as one scattered write.
 template <class FrozenPage>
@@ -47,8 +47,8 @@ Result<void> write_pages(Suspend& suspend, Device& device, const std::vector<Fro
 }  // namespace
 
 std::size_t Blobstore::State::dirty_page_limit() const {
-    // Each holds memory, and the blocks of its old version: a part of both. A freeze must not take
-    // longer than some milliseconds.
+    // Each holds memory, and the blocks of its old version: a part of both. And each may be read and
+    // written by the next mount, if this one ends in a crash.
     const std::uint64_t device_pages =
         superblock.block_count * kBlockBytes / superblock.page_bytes;
     const std::size_t wanted = std::min<std::uint64_t>(cache->capacity() / 4, device_pages / 64);
@@ -61,8 +61,8 @@ bool Blobstore::State::checkpoint_due() const {
 }
 
 bool Blobstore::State::must_wait_for_checkpoint(std::size_t record_bytes) const {
-    return tree.dirty_pages() > 2 * dirty_page_limit() || !log.has_room(record_bytes) ||
-           space.pending_runs() > 100'000;
+    return tree.dirty_pages() + cache->frozen_pages() > 3 * dirty_page_limit() ||
+           !log.has_room(record_bytes) || space.pending_runs() > 100'000;
 }
 
 void Blobstore::State::fail_store(const Error& error) {

@@ -103,7 +103,11 @@ Result<Sequence> Blobstore::State::commit(Suspend& suspend, Transaction::State& 
         if (!transaction.waits_for_checkpoints) {
             if (!log.has_room(bytes)) return fail(Errc::kNoSpace, "appending to the log");
         } else if (must_wait_for_checkpoint(bytes)) {
-            TRY(checkpoint(suspend, SuperblockState::kInUse));
+            // The end of the one under way may be enough.
+            { const driver::FiberMutex::Guard until_it_is_over(suspend, checkpoint_mutex); }
+            if (must_wait_for_checkpoint(bytes)) {
+                TRY(checkpoint(suspend, SuperblockState::kInUse));
+            }
             continue;
         }
         TRY_ASSIGN(const bool complete, warm_up(suspend, tree, transaction, leaves, held));

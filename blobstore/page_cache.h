@@ -117,6 +117,7 @@ class PageCache {
     void clear();
 
     [[nodiscard]] std::size_t dirty_pages() const { return dirty_; }
+    [[nodiscard]] std::size_t frozen_pages() const { return frozen_.size(); }
     [[nodiscard]] bool any_frozen() const { return !frozen_.empty(); }
     [[nodiscard]] std::uint32_t page_bytes() const { return page_bytes_; }
     [[nodiscard]] DmaSpan bytes(const Frame& frame) const { return {frame.data, page_bytes_}; }

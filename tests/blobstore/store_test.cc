@@ -242,6 +242,51 @@ TEST(Blobstore, OneFiberWaitsForTheNextCheckpointHoweverManyCommitsAskForIt) {
     });
 }
 
+TEST(Blobstore, DirtyAndFrozenPagesLeaveRoomInTheCache) {
+    must(driver::start_environment({.memory_bytes = std::size_t{768} << 20}));
+    driver::Reactor reactor;
+    MemoryDevice device(256 << 20);
+    reactor.block_on([&](Suspend& suspend) {
+        must(Blobstore::format(suspend, device, {.log_bytes = 32 << 20}));
+        OpenOptions options;
+        options.commit_interval_ms = 0;
+        options.cache_bytes = 0;  // the least: 256 pages, 64 of which may be dirty
+        const auto store = must(Blobstore::open(suspend, device, options));
+        const std::string attributes(500, 'x');
+        std::vector<BlobId> blobs;
+        for (int i = 0; i < 6000; ++i) blobs.push_back(create(suspend, *store, attributes));
+        must(store->checkpoint(suspend));
+        device.write_yields = 5000;
+        std::size_t next = 0;
+        // Each in a page of its own.
+        const auto change = [&] {
+            Transaction transaction;
+            transaction.set_attribute_block(blobs[next], attributes);
+            next = (next + 17) % blobs.size();
+            must(store->commit(suspend, transaction));
+        };
+        const std::uint64_t before = store->statistics().checkpoints;
+        // The first checkpoint is under way, and nearly as many as may be are dirty behind it.
+        while (store->statistics().dirty_pages < 65) change();
+        while (store->statistics().dirty_pages >= 65) suspend.yield();
+        while (store->statistics().dirty_pages < 120) change();
+        ASSERT_EQ(store->statistics().checkpoints, before);
+        // They are frozen in their turn.
+        while (store->statistics().dirty_pages >= 65) suspend.yield();
+        ASSERT_EQ(store->statistics().checkpoints, before + 1);
+        std::size_t most = 0;
+        while (store->statistics().checkpoints == before + 1) {
+            most = std::max(most, store->statistics().dirty_pages);
+            change();
+        }
+        EXPECT_GT(most, 60u);
+        EXPECT_LE(most, 3 * 64 - 110u);
+        // The change that waited did so for that checkpoint, and not for the next one, too.
+        EXPECT_EQ(store->statistics().checkpoints, before + 2);
+        must(store->close(suspend));
+    });
+}
+
 TEST(Blobstore, NeverGivesAnIdTwiceAcrossACrash) {
     OpenOptions options;
     options.commit_interval_ms = 0;
