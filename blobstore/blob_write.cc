@@ -1,5 +1,6 @@
 // Writing blob data: inline in the tree, in place, or to new clusters. The data is on the device
-// before the transaction that maps it is applied; design section 5, order of writes, rule 1.
+// before the transaction that maps it is applied, or the log sees to it (README.md, "Before its
+// data"); design section 5, order of writes, rule 1.
 
 #include <algorithm>
 #include <cstring>
@@ -306,7 +307,11 @@ Result<void> DataWriter::end_under_way(Suspend& suspend, BlobLock& lock,
         }
     }
     store_.log.end_data(*under_way_, finished.has_value());
-    return finished;
+    if (finished) return {};
+    // The caller was told of all of it: nobody tries with less, or again, when the device is full.
+    Error error = finished.error();
+    if (error.code == Errc::kNoSpace) error.code = Errc::kIo;
+    return fail(error);
 }
 
 Result<void> DataWriter::run(Suspend& suspend, BlobLock& lock, Transaction::State& transaction,

@@ -58,7 +58,7 @@ class UnflushedData {
 
     // What a copy may have: 0 when there are enough.
     [[nodiscard]] std::size_t copy_limit() const;
-    // The writes have completed. over_logged: something that the log still holds was overwritten.
+    // The writes have completed, or begun (begin()). over_logged: something that the log still holds was overwritten.
     // loggable: whatever becomes of the transaction, the blocks are the blob's own.
     Note note(WrittenData written, bool loggable, bool over_logged);
     // The transaction of a note is committed.
@@ -90,7 +90,7 @@ class UnflushedData {
     void logged(Note end) { safe_ = std::max(safe_, end); }
     // Whether something that is not safe was written over what the log holds.
     [[nodiscard]] bool overwrites_logged() const;
-    // A flush that began when noted() was `covered` is over. Whether something was overwritten
+    // A flush that began when complete() was `covered` is over. Whether something was overwritten
     // that the log still holds.
     bool flushed(Note covered);
 

@@ -218,7 +218,7 @@ Result<void> WriteAheadLog::commit(Suspend& suspend, Sequence transaction) {
         if (s.error) return fail(*s.error);
         if (s.writing) {
             s.batch_written.wait(suspend);
-        } else if (s.data.complete() < s.queue.front().data_noted &&
+        } else if (std::max(s.data.complete(), s.data.safe()) < s.queue.front().data_noted &&
                    s.carriable(s.queue.front()).end == 0) {
             // Not for ever for what others append meanwhile.
             if (++waits >= kWaitsForData && !s.queue.front().sealed) s.seal(s.queue.front());
@@ -362,6 +362,11 @@ Result<void> WriteAheadLog::State::flush(Suspend& suspend) {
     // What the log has is settled by this: it must be in its place. Nothing is put into it
     // meanwhile.
     while (data.complete() < data.taken() && !left_out.end_before_flush) data_ended.wait(suspend);
+    if (error) {
+        flushing = false;
+        flushed.wake_all();
+        return fail(*error);
+    }
     const UnflushedData::Note covered = left_out.end_before_flush ? data.noted() : data.complete();
     const std::uint64_t batches = next_number;
     const Result<void> result = device.flush(suspend);
@@ -420,11 +425,16 @@ void WriteAheadLog::end_data(UnflushedData::Note note, bool written) {
 }
 
 bool WriteAheadLog::undone(UnflushedData::Note data, Sequence transaction, Sequence undo) const {
-    // A checkpoint under way maps the data, and drops the log that has it.
+    const auto& queue = state_->queue;
+    const auto has = [](const Batch& batch, Sequence wanted) {
+        return batch.first_transaction <= wanted && wanted <= batch.last_transaction();
+    };
+    // A checkpoint under way maps the data, and drops the log that has it; and a batch between the
+    // two may be the first whose data counts.
     const bool logged = data <= state_->data.taken() && !state_->marked;
-    return logged || std::ranges::any_of(state_->queue, [&](const Batch& batch) {
-               return batch.first_transaction <= transaction && undo <= batch.last_transaction();
-           });
+    if (logged && !queue.empty() && has(queue.front(), undo)) return true;
+    return std::ranges::any_of(
+        queue, [&](const Batch& batch) { return has(batch, transaction) && has(batch, undo); });
 }
 
 void WriteAheadLog::give_up(const Error& error) {

@@ -87,7 +87,8 @@ class WriteAheadLog {
     UnflushedData::Note begin_data(WrittenData data);
     void end_data(UnflushedData::Note note, bool written);
     // What a transaction maps is not there. Whether nobody will ever see that, when another one has
-    // undone it: a crash leaves both or neither, or the log has the data. If not, give_up().
+    // undone it: a crash leaves both or neither, or the log has the data and its next batch undoes
+    // it. If not, give_up().
     [[nodiscard]] bool undone(UnflushedData::Note data, Sequence transaction, Sequence undo) const;
     // Nothing that is not durable may ever be: commit() fails with it from now on.
     void give_up(const Error& error);

@@ -26,7 +26,20 @@ void EarlyAnswers::end(Ticket ticket, const std::optional<Error>& error) {
     waiters_.wake_all();
 }
 
-void EarlyAnswers::settle_before(driver::Suspend& suspend, Ticket end) {
+void EarlyAnswers::settle(driver::Suspend& suspend, InodeNumber inode, Ticket end) {
+    const auto under_way = [&] {
+        if (!any(inode)) return false;
+        for (Ticket ticket = oldest_; ticket < end; ++ticket) {
+            const Write& write = writes_[ticket - oldest_];
+            if (write.inode == inode && !write.over) return true;
+        }
+        return false;
+    };
+    while (under_way()) waiters_.wait(suspend);
+}
+
+void EarlyAnswers::settle_all(driver::Suspend& suspend) {
+    const Ticket end = next();
     while (oldest_ < end) waiters_.wait(suspend);
 }
 

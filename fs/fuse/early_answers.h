@@ -42,11 +42,9 @@ class EarlyAnswers {
     [[nodiscard]] Ticket next() const { return oldest_ + writes_.size(); }
     // Suspend until all that began before that ticket, or before the call, are over: those of the
     // inode, or all.
-    void settle(driver::Suspend& suspend, InodeNumber inode, Ticket end) {
-        if (any(inode)) settle_before(suspend, end);
-    }
+    void settle(driver::Suspend& suspend, InodeNumber inode, Ticket end);
     void settle(driver::Suspend& suspend, InodeNumber inode) { settle(suspend, inode, next()); }
-    void settle_all(driver::Suspend& suspend) { settle_before(suspend, next()); }
+    void settle_all(driver::Suspend& suspend);
 
     // What went wrong with the inode's writes and their answers did not say. It is told until
     // the file is written again, as nobody can know who has heard of it (there are no handles).
@@ -57,8 +55,6 @@ class EarlyAnswers {
     }
 
   private:
-    void settle_before(driver::Suspend& suspend, Ticket end);
-
     struct Write {
         InodeNumber inode{};
         bool over = false;

@@ -212,6 +212,9 @@ Result<Reply> Operations::copy_file_range(Suspend& suspend, Request& request) {
     TRY_ASSIGN(const Attributes before, filesystem_.getattr(suspend, to));
     // The kernel keeps the mode that it knows, and would execute the file by it.
     if ((before.mode & kSetIdBits) != 0) request.make_stale(to);
+    // What was lost of the source would be zeroes in the copy, and nobody told of those.
+    early_.settle(suspend, request.inode());
+    if (const auto error = early_.error(request.inode())) return fail(*error);
     std::optional<EarlyAnswers::Ticket> early;
     const auto answer_early = [&](std::size_t bytes, bool) {
         if (!may_answer_early(request, to)) return;

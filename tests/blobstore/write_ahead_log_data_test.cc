@@ -362,6 +362,31 @@ TEST_F(WriteAheadLogTest, DataThatIsNotThereButInTheLogIsUndoneInALaterBatch) {
     EXPECT_FALSE(commit(second));
 }
 
+// A flush would settle the data, and the batch between the two be the last that a crash leaves.
+TEST_F(WriteAheadLogTest, DataInTheLogIsNotUndoneBehindAnotherBatch) {
+    const auto note = begin_small_data(8u << 20, 'a');
+    const Sequence first = log_->append(record("first"));
+    ASSERT_TRUE(commit(first));
+    log_->append(record("second", 40000));
+    const Sequence undo = log_->append(record("undo", 40000));  // the second batch is full
+    EXPECT_FALSE(log_->undone(note, first, undo));
+    log_->end_data(note, false);
+}
+
+TEST_F(WriteAheadLogTest, ABatchDoesNotWaitForDataThatTheLogHas) {
+    const auto note = begin_small_data(8u << 20, 'a');
+    ASSERT_TRUE(commit(log_->append(record("first"))));
+    const Sequence second = log_->append(record("second"));
+    run([&](Suspend& suspend) {
+        const Ended commit = ended(
+            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, second)); },
+            [&] { log_->end_data(note, true); });
+        EXPECT_TRUE(commit.before);
+    });
+    EXPECT_EQ(device_->events, "UU");
+    EXPECT_EQ(replay_data().from, 1u);
+}
+
 // One piece of data begins before the other ends, each with a record, for ever. The first batch is
 // closed already, so that the second, which is asked for, has its turn after many waits only.
 TEST_F(WriteAheadLogTest, DataThatKeepsBeginningDelaysACommitForSoLongOnly) {

@@ -34,6 +34,8 @@ using driver::Fault;
 using driver::FaultyMedium;
 using Kind = driver::MediumOperation::Kind;
 
+const auto kFull = driver::MediumStatus(driver::nvme::Status::kCapacityExceeded);
+
 // Polls, not time: a busy machine changes nothing.
 constexpr std::uint64_t kLatePolls = 300;
 constexpr std::size_t kFileBytes = 64 * 1024;
@@ -693,6 +695,58 @@ TEST_F(EarlyAnswer, OfACopyThatFailsLaterIsToldByFsync) {
     EXPECT_EQ(receive().body, std::string(kPage, 's'));
 }
 
+// The host's filesystem, or thin storage, is full: a part of it may fit, but all was answered.
+TEST_F(EarlyAnswer, OfACopyIsNotForAPartOfIt) {
+    const InodeNumber source = make_source(2 * kPage, 's');
+    for (const std::uint64_t skip : {0U, 1U}) {
+        medium_->add({.kind = Kind::kWrite, .skip = skip, .count = 1, .status = kFull});
+    }
+    send_copy(1, source, kFileBytes, 2 * kPage);
+    EXPECT_EQ(head_of<fuse_write_out>(receive()).size, 2 * kPage);
+    reactor_.block_on([](Suspend& suspend) {
+        for (int turns = 0; turns < 100; ++turns) suspend.yield();
+    });
+    medium_->clear_faults();
+    send_fsync(2);
+    EXPECT_EQ(receive().header.error, -EIO);
+}
+
+// It would come over what was written, or cut, meanwhile.
+TEST_F(EarlyAnswer, WhatTheDeviceHadNoSpaceForIsNotWrittenLater) {
+    next_writes_take_long(1);
+    failing_->add({.kind = Kind::kWrite, .count = 1, .status = kFull});
+    fuse_write_in in{};
+    in.offset = kFileBytes;
+    in.size = 2 * kPage;
+    in.write_flags = FUSE_WRITE_CACHE;
+    send(FUSE_WRITE, 1, file_, bytes_of(in) + std::string(2 * kPage, 'a'));
+    expect_answer(1, true);
+    send_write(2, kFileBytes, 'b');
+    EXPECT_EQ(receive().header.unique, 2U);
+    send_fsync(3);
+    receive();
+    send_read(4, kFileBytes);
+    EXPECT_EQ(receive().body, std::string(kPage, 'b'));
+    send_read(5, kFileBytes + kPage);
+    EXPECT_EQ(receive().body, std::string(kPage, '\0'));
+}
+
+TEST_F(EarlyAnswer, CopiesOfWhatWasLostFail) {
+    const InodeNumber to = make_source(kPage, 't');
+    next_writes_take_long(1);
+    failing_->add({.kind = Kind::kWrite,
+                   .count = 1,
+                   .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
+    send_write(1, kFileBytes, 'n');
+    expect_answer(1, true);
+    fuse_copy_file_range_in in{};
+    in.off_in = kFileBytes;
+    in.nodeid_out = value(to);
+    in.len = kPage;
+    send(FUSE_COPY_FILE_RANGE, 2, file_, bytes_of(in));
+    expect_answer(2, false, EIO);
+}
+
 TEST_F(EarlyAnswer, IsNotForDirectAndSynchronousWrites) {
     writes_take_long();
     send_write(1, 0, 'd', 0);
@@ -720,6 +774,30 @@ TEST_F(EarlyAnswer, IsNotGivenWhereThereIsNoSpace) {
     expect_answer(1, false, ENOSPC);
 }
 
+TEST(EarlyAnswers, SettlingAnInodeWaitsForItsOwnOnly) {
+    driver::Reactor reactor;
+    EarlyAnswers early;
+    reactor.block_on([&](Suspend& suspend) {
+        const auto other = early.begin(InodeNumber{1});
+        const auto own = early.begin(InodeNumber{2});
+        bool over = false;
+        suspend.reactor().spawn([&](Suspend& waiting) {
+            early.settle(waiting, InodeNumber{2});
+            over = true;
+        });
+        suspend.yield();
+        EXPECT_FALSE(over);
+        const auto later = early.begin(InodeNumber{2});
+        early.end(own, std::nullopt);
+        suspend.yield();
+        suspend.yield();
+        EXPECT_TRUE(over);
+        early.end(other, std::nullopt);
+        early.end(later, std::nullopt);
+        suspend.yield();
+    });
+}
+
 TEST(EarlyAnswers, SettlingWaitsForWhatBeganBeforeOnly) {
     driver::Reactor reactor;
     EarlyAnswers early;
@@ -730,7 +808,7 @@ TEST(EarlyAnswers, SettlingWaitsForWhatBeganBeforeOnly) {
         const auto first = early.begin(one);
         const auto second = early.begin(two);
         reactor.spawn([&](Suspend& other) {
-            early.settle(other, one);
+            early.settle_all(other);
             order += "settled ";
         });
         suspend.yield();
