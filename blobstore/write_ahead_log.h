@@ -73,8 +73,9 @@ class WriteAheadLog {
     // Writes queued records in batches, one batch in flight at a time, until the given transaction
     // is durable; fibers that come meanwhile share the next batch (group commit). Before a batch is
     // written, data noted before its records were appended is made durable (a flush when the device
-    // has a volatile cache), or it goes into the batch, which then waits for no write of it. After an error on the device every call fails with that error whose
-    // transaction is not durable already. Suspends.
+    // has a volatile cache), or it goes into the batch, which then waits for no write of it. After
+    // an error on the device every call fails with that error whose transaction is not durable
+    // already. Suspends.
     Result<void> commit(driver::Suspend& suspend, Sequence transaction);
     // File data was written, to new blocks or in place (the writes have completed): it is durable,
     // or in the same batch, before the records appended from now on are. loggable: the blocks are a
