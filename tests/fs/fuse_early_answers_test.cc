@@ -1,222 +1,18 @@
 // WRITEs of the kernel's cache and copies that are answered before the device has them: the kernel
-// is played, the device is slow, or fails.
-
-#include "fs/fuse/early_answers.h"
+// is played, the device is slow. fuse_lost_writes_test.cc: it fails.
 
 #include <fcntl.h>
-#include <gtest/gtest.h>
 #include <linux/falloc.h>
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <cstring>
-#include <functional>
-#include <limits>
-#include <memory>
-#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "driver/memory/environment.h"
-#include "driver/soft/faulty_medium.h"
-#include "driver/soft/power_cut_medium.h"
-#include "fs/filesystem.h"
-#include "fs/fuse/channel.h"
-#include "fs/fuse/operations.h"
-#include "tests/fs/filesystem_fixture.h"
-#include "tests/fs/played_kernel.h"
+#include "tests/fs/early_answer_fixture.h"
 
 namespace blobfs::fs::fuse {
 namespace {
-
-using driver::Fault;
-using driver::FaultyMedium;
-using Kind = driver::MediumOperation::Kind;
-
-const auto kFull = driver::MediumStatus(driver::nvme::Status::kCapacityExceeded);
-
-// Polls, not time: a busy machine changes nothing.
-constexpr std::uint64_t kLatePolls = 300;
-constexpr std::size_t kFileBytes = 64 * 1024;
-constexpr std::size_t kPage = 4096;
-
-class EarlyAnswer : public testing::Test {
-  protected:
-    explicit EarlyAnswer(std::uint64_t device_bytes = std::uint64_t{256} << 20,
-                         std::optional<blobstore::OrderRule> broken_rule = {})
-        : device_bytes_(device_bytes), broken_rule_(broken_rule) {}
-
-    void SetUp() override {
-        must(driver::start_environment(
-            {.memory_bytes = std::size_t{512} << 20, .hugepages = false}));
-        auto failing = std::make_unique<FaultyMedium>(
-            driver::PowerCutMedium::create({.bytes = device_bytes_}));
-        failing_ = failing.get();
-        auto owned = std::make_unique<FaultyMedium>(std::move(failing));
-        medium_ = owned.get();
-        reactor_.block_on([&](Suspend& suspend) {
-            device_ = must(Device::open(suspend, std::move(owned), {}));
-            must(Filesystem::format(suspend, *device_, {}));
-            OpenOptions options;
-            options.store.commit_interval_ms = 0;  // nothing happens that the test does not ask for
-            options.store.broken_rule = broken_rule_;
-            options.write_back_ms = 1'000'000;
-            fs_ = must(Filesystem::open(suspend, *device_, std::move(options)));
-            file_ = must(fs_->create(suspend, kRootUser, kRootInode, "file", 0644, true)).inode;
-            auto buffer = must(driver::DmaBuffer::allocate(kFileBytes));
-            std::memset(buffer.data(), 'o', kFileBytes);
-            must(fs_->write(suspend, file_, 0, buffer.span(), {}));
-            must(fs_->sync(suspend));
-        });
-        operations_ = std::make_unique<Operations>(*fs_);
-        channel_ =
-            must(Channel::create(reactor_, *operations_, kernel_.daemons_end(), {.requests = 40}));
-        reactor_.add_poller(*channel_);
-    }
-    void TearDown() override {
-        reactor_.block_on([&](Suspend& suspend) {
-            channel_->stop_reading();
-            channel_->drain(suspend);
-            if (fs_->read_only()) {
-                EXPECT_FALSE(fs_->close(suspend));
-            } else {
-                for (const std::string& finding : must(fs_->check(suspend)))
-                    ADD_FAILURE() << finding;
-                must(fs_->close(suspend));
-            }
-            fs_.reset();
-            (void)device_->close(suspend);
-        });
-        reactor_.remove_poller(*channel_);
-        channel_.reset();
-    }
-
-    void writes_take_long() { next_writes_take_long(std::numeric_limits<std::uint64_t>::max()); }
-    void next_writes_take_long(std::uint64_t count) {
-        medium_->add({.effect = Fault::Effect::kDelay,
-                      .kind = Kind::kWrite,
-                      .count = count,
-                      .delay_polls = kLatePolls});
-    }
-
-    template <class T>
-    static std::string bytes_of(const T& value) {
-        return PlayedKernel::bytes_of(value);
-    }
-    void send(std::uint32_t opcode, std::uint64_t unique, InodeNumber inode,
-              const std::string& body) {
-        kernel_.send(opcode, unique, {.inode = inode}, body);
-    }
-    void send_write(std::uint64_t unique, std::uint64_t offset, char letter,
-                    std::uint32_t flags = FUSE_WRITE_CACHE) {
-        fuse_write_in in{};
-        in.offset = offset;
-        in.size = kPage;
-        in.write_flags = flags;
-        send(FUSE_WRITE, unique, file_, bytes_of(in) + std::string(kPage, letter));
-    }
-    void send_read(std::uint64_t unique, std::uint64_t offset) {
-        fuse_read_in in{};
-        in.offset = offset;
-        in.size = kPage;
-        send(FUSE_READ, unique, file_, bytes_of(in));
-    }
-    void send_copy(std::uint64_t unique, InodeNumber from, std::uint64_t offset,
-                   std::uint64_t bytes) {
-        fuse_copy_file_range_in in{};
-        in.nodeid_out = value(file_);
-        in.off_out = offset;
-        in.len = bytes;
-        send(FUSE_COPY_FILE_RANGE, unique, from, bytes_of(in));
-    }
-    InodeNumber make_source(std::size_t bytes, char letter) {
-        InodeNumber source{};
-        reactor_.block_on([&](Suspend& suspend) {
-            source = must(fs_->create(suspend, kRootUser, kRootInode, "source", 0644, true)).inode;
-            auto buffer = must(driver::DmaBuffer::allocate(bytes));
-            std::memset(buffer.data(), letter, bytes);
-            must(fs_->write(suspend, source, 0, buffer.span().first(bytes), {}));
-            must(fs_->sync(suspend));
-        });
-        return source;
-    }
-    void send_fsync(std::uint64_t unique) {
-        send(FUSE_FSYNC, unique, file_, bytes_of(fuse_fsync_in{}));
-    }
-
-    struct Answer : PlayedKernel::Answer {
-        // The device was still at work on a write when the answer came.
-        bool early = false;
-    };
-    // The next answer; notices are passed over.
-    Answer receive() {
-        Answer answer;
-        reactor_.block_on([&](Suspend& suspend) {
-            for (std::uint64_t tries = 0; tries < 10'000 * kLatePolls; ++tries) {
-                const auto received = kernel_.receive();
-                if (!received) {
-                    suspend.yield();
-                } else if (received->header.unique != 0) {
-                    answer = {*received, medium_->in_flight() != 0};
-                    return;
-                }
-            }
-            ADD_FAILURE() << "no answer";
-        });
-        return answer;
-    }
-    void expect_answer(std::uint64_t unique, bool early, int error = 0) {
-        const Answer answer = receive();
-        EXPECT_EQ(answer.header.unique, unique);
-        EXPECT_EQ(answer.header.error, -error) << "answer " << unique;
-        EXPECT_EQ(answer.early, early) << "answer " << unique;
-    }
-    template <class T>
-    static T head_of(const Answer& answer) {
-        T head{};
-        EXPECT_GE(answer.body.size(), sizeof(head));
-        std::memcpy(&head, answer.body.data(), std::min(sizeof(head), answer.body.size()));
-        return head;
-    }
-
-    using Look = std::function<void(Suspend&, Filesystem&)>;
-    void after_power_cut(const Look& look) { after_power_cut(look, disk().journal().size()); }
-    void after_power_cut(const Look& look, std::size_t journal);
-    // What cuts leave of a copy and its original: each with all else that the file is to hold.
-    std::size_t lost_both(const std::function<void(Suspend&)>& make_durable);
-
-    driver::PowerCutMedium& disk() {
-        return static_cast<driver::PowerCutMedium&>(failing_->inner());
-    }
-
-    const std::uint64_t device_bytes_;
-    const std::optional<blobstore::OrderRule> broken_rule_;
-    PlayedKernel kernel_;
-    driver::Reactor reactor_;
-    FaultyMedium* medium_ = nullptr;
-    FaultyMedium* failing_ = nullptr;  // behind it: what the other delays may fail at last
-    std::unique_ptr<Device> device_;
-    std::unique_ptr<Filesystem> fs_;
-    std::unique_ptr<Operations> operations_;
-    std::unique_ptr<Channel> channel_;
-    InodeNumber file_{};
-};
-
-// What a power cut leaves when so much was written, whatever it takes of what was not flushed.
-void EarlyAnswer::after_power_cut(const Look& look, std::size_t journal) {
-    for (std::uint64_t seed = 0; seed < 8; ++seed) {
-        reactor_.block_on([&](Suspend& suspend) {
-            auto left = driver::PowerCutMedium::create({.bytes = device_bytes_},
-                                                       disk().image(journal, seed));
-            auto device = must(Device::open(suspend, std::move(left), {}));
-            auto after = must(Filesystem::open(suspend, *device, {}));
-            look(suspend, *after);
-            must(after->close(suspend));
-            (void)device->close(suspend);
-        });
-    }
-}
 
 TEST_F(EarlyAnswer, ComesBeforeTheDevicesAndReadsSeeTheNewData) {
     writes_take_long();
@@ -308,33 +104,6 @@ TEST_F(EarlyAnswer, TheLogHasSmallDataBeforeTheDeviceHasItInItsPlace) {
     };
     after_power_cut(look, logged);
     after_power_cut(look);
-}
-
-// The log has the data, and its place on the device is bad.
-TEST_F(EarlyAnswer, WhatFailsBehindTheLogIsToldAndUndone) {
-    next_writes_take_long(1);
-    failing_->add({.kind = Kind::kWrite,
-                   .skip = 1,  // the log's
-                   .count = 1,
-                   .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
-    send_write(1, kFileBytes, 'n');
-    expect_answer(1, true);
-    const std::size_t before = disk().journal().size();
-    send_fsync(2);
-    expect_answer(2, false, EIO);
-    const auto look = [&](const std::string& expected) {
-        return [this, expected](Suspend& suspend, Filesystem& fs) {
-            auto buffer = must(driver::DmaBuffer::allocate(kPage));
-            EXPECT_EQ(must(fs.read(suspend, file_, kFileBytes, buffer.span())), kPage);
-            EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), kPage), expected);
-        };
-    };
-    const std::string zeroes(kPage, '\0');
-    reactor_.block_on([&](Suspend& suspend) { look(zeroes)(suspend, *fs_); });
-    after_power_cut(look(std::string(kPage, 'n')), before + 1);  // a replay tries again
-    send_fsync(3);
-    EXPECT_EQ(receive().header.error, -EIO);
-    after_power_cut(look(zeroes));
 }
 
 TEST_F(EarlyAnswer, AttributesAreThoseAfterTheWrite) {
@@ -429,9 +198,16 @@ TEST_F(EarlyAnswer, RenameComesBehindTheDataOfTheFile) {
     expect_answer(2, false);
 }
 
+// What cuts leave of a copy and its original: each with all else that the file is to hold.
+class DataBeforeNames : public EarlyAnswer {
+  protected:
+    using EarlyAnswer::EarlyAnswer;
+    std::size_t lost_both(const std::function<void(Suspend&)>& make_durable);
+};
+
 // The file grows, an answer is given, and "old" is removed, while the device is at work. How many
 // cuts at any time since then leave neither, or a file that holds what was never written to it.
-std::size_t EarlyAnswer::lost_both(const std::function<void(Suspend&)>& make_durable) {
+std::size_t DataBeforeNames::lost_both(const std::function<void(Suspend&)>& make_durable) {
     reactor_.block_on([&](Suspend& suspend) {
         must(fs_->create(suspend, kRootUser, kRootInode, "old", 0644, true));
         must(fs_->sync(suspend));
@@ -466,84 +242,26 @@ std::size_t EarlyAnswer::lost_both(const std::function<void(Suspend&)>& make_dur
     return lost;
 }
 
-TEST_F(EarlyAnswer, NamesNeedNotWaitForTheDataBeforeThem) {
+TEST_F(DataBeforeNames, NeedNotBeWaitedFor) {
     EXPECT_EQ(lost_both([&](Suspend& suspend) { must(fs_->sync(suspend)); }), 0U);
 }
 
-TEST_F(EarlyAnswer, ACheckpointWaitsForTheDataThatItMaps) {
+TEST_F(DataBeforeNames, IsThereBeforeACheckpointMapsIt) {
     EXPECT_EQ(lost_both([&](Suspend& suspend) { must(fs_->store().checkpoint(suspend)); }), 0U);
 }
 
-class EarlyAnswerThatNobodyWaitsFor : public EarlyAnswer {
+class DataThatNobodyWaitsFor : public DataBeforeNames {
   protected:
-    EarlyAnswerThatNobodyWaitsFor()
-        : EarlyAnswer(std::uint64_t{256} << 20, blobstore::OrderRule::kDataUnderWay) {}
+    DataThatNobodyWaitsFor()
+        : DataBeforeNames(std::uint64_t{256} << 20, blobstore::OrderRule::kDataUnderWay) {}
 };
 
-TEST_F(EarlyAnswerThatNobodyWaitsFor, IsFoundOutInTheLog) {
+TEST_F(DataThatNobodyWaitsFor, IsFoundOutInTheLog) {
     EXPECT_GT(lost_both([&](Suspend& suspend) { must(fs_->sync(suspend)); }), 0U);
 }
 
-TEST_F(EarlyAnswerThatNobodyWaitsFor, IsFoundOutInACheckpoint) {
+TEST_F(DataThatNobodyWaitsFor, IsFoundOutInACheckpoint) {
     EXPECT_GT(lost_both([&](Suspend& suspend) { must(fs_->store().checkpoint(suspend)); }), 0U);
-}
-
-TEST_F(EarlyAnswer, WhatTheDeviceDidNotTakeReadsAsZeroes) {
-    medium_->add({.kind = Kind::kWrite,
-                  .count = 1,
-                  .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
-    send_write(1, kFileBytes, 'n');
-    EXPECT_EQ(receive().header.error, 0);
-    send_fsync(2);
-    EXPECT_EQ(receive().header.error, -EIO);
-    const auto look = [&](Suspend& suspend, Filesystem& fs) {
-        EXPECT_EQ(must(fs.getattr(suspend, file_)).size, kFileBytes + kPage);
-        EXPECT_FALSE(fs.seek(suspend, file_, kFileBytes, SeekFor::kData)) << "it is mapped";
-    };
-    reactor_.block_on([&](Suspend& suspend) { look(suspend, *fs_); });
-    after_power_cut(look);
-    send_write(3, kFileBytes + kPage, 'm');  // and the store goes on
-    EXPECT_EQ(receive().header.error, -EIO) << "of the one before";
-    send_fsync(4);
-    EXPECT_EQ(receive().header.error, 0);
-}
-
-// A checkpoint is under way, so nothing can be taken back: the store is read-only after the first,
-// and what the second mapped belonged to another file once.
-TEST_F(EarlyAnswer, WhatTheDeviceDidNotTakeShowsNothingOfOtherFilesWhenTheStoreHasFailed) {
-    reactor_.block_on([&](Suspend& suspend) {
-        const auto secret =
-            must(fs_->create(suspend, kRootUser, kRootInode, "secret", 0600, true)).inode;
-        auto buffer = must(driver::DmaBuffer::allocate(kFileBytes));
-        std::memset(buffer.data(), 'S', kFileBytes);
-        for (std::uint64_t at = 0; at < 64 * kFileBytes; at += kFileBytes)
-            must(fs_->write(suspend, secret, at, buffer.span(), {}));
-        must(fs_->fallocate(suspend, secret, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                            64 * kFileBytes));
-        must(fs_->store().checkpoint(suspend));
-    });
-    medium_->add({.effect = Fault::Effect::kDelay,
-                  .kind = Kind::kWrite,
-                  .count = 1,
-                  .delay_polls = kLatePolls});
-    medium_->add({.effect = Fault::Effect::kDelay,
-                  .kind = Kind::kWrite,
-                  .count = 1,
-                  .delay_polls = 4 * kLatePolls});
-    failing_->add(
-        {.kind = Kind::kWrite, .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
-    send_write(1, kFileBytes, 'n');
-    expect_answer(1, true);
-    send_write(2, kFileBytes + kPage, 'n');
-    expect_answer(2, true);
-    reactor_.block_on([&](Suspend& suspend) { EXPECT_FALSE(fs_->store().checkpoint(suspend)); });
-    for (std::uint64_t i = 0; i < 2; ++i) {
-        send_read(3 + i, kFileBytes + i * kPage);
-        const Answer read = receive();
-        EXPECT_EQ(read.body.find('S'), std::string::npos) << "page " << i;
-    }
-    send_read(5, 0);
-    EXPECT_EQ(receive().header.unique, 5U);
 }
 
 // cp a b; rm a: when a is gone, b is whole.
@@ -597,53 +315,6 @@ TEST_F(EarlyAnswer, FsyncOfAnyFileHoldsWhatWasAnsweredBefore) {
     });
 }
 
-// Its close(2) did not hear of the error, so nobody would spare the file in whose place it comes.
-TEST_F(EarlyAnswer, AFileWhoseDataWasLostReplacesNoOther) {
-    InodeNumber old{};
-    reactor_.block_on([&](Suspend& suspend) {
-        old = must(fs_->create(suspend, kRootUser, kRootInode, "old", 0644, true)).inode;
-    });
-    medium_->add({.kind = Kind::kWrite,
-                  .count = 1,
-                  .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
-    send_write(1, kFileBytes, 'n');
-    EXPECT_EQ(receive().header.error, 0);
-    fuse_rename_in in{};
-    in.newdir = value(kRootInode);
-    send(FUSE_RENAME, 2, kRootInode, bytes_of(in) + std::string("file\0old\0", 9));
-    EXPECT_EQ(receive().header.error, -EIO);
-    reactor_.block_on([&](Suspend& suspend) {
-        EXPECT_EQ(must(fs_->lookup(suspend, kRootInode, "old")).inode, old);
-        fs_->forget(old, 1);
-    });
-    // Known to fsync(2) still; written again it may take the place.
-    send_fsync(3);
-    EXPECT_EQ(receive().header.error, -EIO);
-    send_write(4, kFileBytes, 'm');
-    EXPECT_EQ(receive().header.error, -EIO);
-    send(FUSE_RENAME, 5, kRootInode, bytes_of(in) + std::string("file\0old\0", 9));
-    EXPECT_EQ(receive().header.error, 0);
-}
-
-TEST_F(EarlyAnswer, WhatFailsLaterIsToldByFsyncUntilTheFileIsWrittenAgain) {
-    medium_->add({.kind = Kind::kWrite,
-                  .count = 1,
-                  .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
-    send_write(1, 0, 'n');
-    EXPECT_EQ(receive().header.error, 0);
-    send_fsync(2);
-    EXPECT_EQ(receive().header.error, -EIO);
-    send_fsync(3);  // by another descriptor
-    EXPECT_EQ(receive().header.error, -EIO);
-    // Well, but the kernel hears of it, for who closes the file without an fsync.
-    send_write(4, 0, 'm');
-    EXPECT_EQ(receive().header.error, -EIO);
-    send_fsync(5);
-    EXPECT_EQ(receive().header.error, 0);
-    send_read(6, 0);
-    EXPECT_EQ(receive().body, std::string(kPage, 'm'));
-}
-
 TEST_F(EarlyAnswer, IsGivenToCopies) {
     constexpr std::size_t kBytes = kMaxTransferBytes + 3 * kPage + 100;  // two pieces
     const InodeNumber source = make_source(kBytes, 's');
@@ -674,77 +345,6 @@ TEST_F(EarlyAnswer, CopiesSeeWhatIsBeingWrittenOrCopied) {
     expect_answer(3, true);
     send_read(4, 2 * kFileBytes + 3 * kPage);
     EXPECT_EQ(receive().body, std::string(kPage, 'n'));
-}
-
-TEST_F(EarlyAnswer, OfACopyThatFailsLaterIsToldByFsync) {
-    const InodeNumber source = make_source(2 * kPage, 's');
-    medium_->add({.kind = Kind::kWrite,
-                  .count = 1,
-                  .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
-    send_copy(1, source, kFileBytes, 2 * kPage);
-    EXPECT_EQ(receive().header.error, 0);
-    send_fsync(2);
-    EXPECT_EQ(receive().header.error, -EIO);
-    send_copy(3, source, kFileBytes, 2 * kPage);  // not early, and told
-    EXPECT_EQ(receive().header.error, -EIO);
-    send_copy(4, source, kFileBytes, 2 * kPage);
-    EXPECT_EQ(receive().header.error, 0);
-    send_fsync(5);
-    EXPECT_EQ(receive().header.error, 0);
-    send_read(6, kFileBytes);
-    EXPECT_EQ(receive().body, std::string(kPage, 's'));
-}
-
-// The host's filesystem, or thin storage, is full: a part of it may fit, but all was answered.
-TEST_F(EarlyAnswer, OfACopyIsNotForAPartOfIt) {
-    const InodeNumber source = make_source(2 * kPage, 's');
-    for (const std::uint64_t skip : {0U, 1U}) {
-        medium_->add({.kind = Kind::kWrite, .skip = skip, .count = 1, .status = kFull});
-    }
-    send_copy(1, source, kFileBytes, 2 * kPage);
-    EXPECT_EQ(head_of<fuse_write_out>(receive()).size, 2 * kPage);
-    reactor_.block_on([](Suspend& suspend) {
-        for (int turns = 0; turns < 100; ++turns) suspend.yield();
-    });
-    medium_->clear_faults();
-    send_fsync(2);
-    EXPECT_EQ(receive().header.error, -EIO);
-}
-
-// It would come over what was written, or cut, meanwhile.
-TEST_F(EarlyAnswer, WhatTheDeviceHadNoSpaceForIsNotWrittenLater) {
-    next_writes_take_long(1);
-    failing_->add({.kind = Kind::kWrite, .count = 1, .status = kFull});
-    fuse_write_in in{};
-    in.offset = kFileBytes;
-    in.size = 2 * kPage;
-    in.write_flags = FUSE_WRITE_CACHE;
-    send(FUSE_WRITE, 1, file_, bytes_of(in) + std::string(2 * kPage, 'a'));
-    expect_answer(1, true);
-    send_write(2, kFileBytes, 'b');
-    EXPECT_EQ(receive().header.unique, 2U);
-    send_fsync(3);
-    receive();
-    send_read(4, kFileBytes);
-    EXPECT_EQ(receive().body, std::string(kPage, 'b'));
-    send_read(5, kFileBytes + kPage);
-    EXPECT_EQ(receive().body, std::string(kPage, '\0'));
-}
-
-TEST_F(EarlyAnswer, CopiesOfWhatWasLostFail) {
-    const InodeNumber to = make_source(kPage, 't');
-    next_writes_take_long(1);
-    failing_->add({.kind = Kind::kWrite,
-                   .count = 1,
-                   .status = driver::MediumStatus(driver::nvme::Status::kWriteFault)});
-    send_write(1, kFileBytes, 'n');
-    expect_answer(1, true);
-    fuse_copy_file_range_in in{};
-    in.off_in = kFileBytes;
-    in.nodeid_out = value(to);
-    in.len = kPage;
-    send(FUSE_COPY_FILE_RANGE, 2, file_, bytes_of(in));
-    expect_answer(2, false, EIO);
 }
 
 TEST_F(EarlyAnswer, IsNotForDirectAndSynchronousWrites) {
