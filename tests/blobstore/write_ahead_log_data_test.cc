@@ -234,24 +234,19 @@ TEST_F(WriteAheadLogTest, FlushUnderWayDoesNotCoverLaterData) {
     EXPECT_EQ(device_->events, "FUFU");
 }
 
-// Runs it in a fiber; whether it is over after some turns, and when `then` was done.
-struct Ended {
-    bool before = false, after = false;
-};
-Ended ended(Suspend& suspend, const std::function<void(Suspend&)>& what,
-            const std::function<void()>& then) {
+// Runs it in a fiber: it is over after some turns, or when `then` was done.
+void expect_over(Suspend& suspend, bool before, const std::function<void(Suspend&)>& what,
+                 const std::function<void()>& then) {
     bool over = false;
     suspend.reactor().spawn([&](Suspend& inner) {
         what(inner);
         over = true;
     });
-    Ended result;
     for (int turns = 0; turns < 100; ++turns) suspend.yield();
-    result.before = over;
+    EXPECT_EQ(over, before);
     then();
     for (int turns = 0; turns < 100; ++turns) suspend.yield();
-    result.after = over;
-    return result;
+    EXPECT_TRUE(over);
 }
 
 TEST_F(WriteAheadLogTest, ABatchDoesNotWaitForSmallDataUnderWay) {
@@ -267,11 +262,9 @@ TEST_F(WriteAheadLogTest, ABatchWaitsForLargeDataUnderWayAndFlushesIt) {
     run([&](Suspend& suspend) {
         const auto note = begin_large_data();
         const Sequence first = log_->append(record("first"));
-        const Ended commit = ended(
-            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, first)); },
+        expect_over(
+            suspend, false, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, first)); },
             [&] { log_->end_data(note, true); });
-        EXPECT_FALSE(commit.before);
-        EXPECT_TRUE(commit.after);
     });
     EXPECT_EQ(device_->events, "FU");
 }
@@ -281,14 +274,12 @@ TEST_F(WriteAheadLogTest, AFlushWaitsForDataUnderWayThatTheLogHas) {
     const auto note = begin_small_data(8u << 20, 'a');
     ASSERT_TRUE(commit(log_->append(record("first"))));
     run([&](Suspend& suspend) {
-        const Ended flush = ended(
-            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->settle(inner)); },
+        expect_over(
+            suspend, false, [&](Suspend& inner) { EXPECT_TRUE(log_->settle(inner)); },
             [&] {
                 EXPECT_EQ(device_->events, "U");
                 log_->end_data(note, true);
             });
-        EXPECT_FALSE(flush.before);
-        EXPECT_TRUE(flush.after);
     });
     EXPECT_EQ(device_->events, "UF");
     ASSERT_TRUE(commit(log_->append(record("second"))));
@@ -302,14 +293,12 @@ TEST_F(WriteAheadLogTest, AFlushDoesNotCoverDataUnderWay) {
         const auto note = begin_large_data();
         EXPECT_TRUE(log_->flush_data(suspend, before));
         EXPECT_EQ(device_->events, "F");
-        const Ended flush = ended(
-            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->flush_data(inner)); },
+        expect_over(
+            suspend, false, [&](Suspend& inner) { EXPECT_TRUE(log_->flush_data(inner)); },
             [&] {
                 EXPECT_EQ(device_->events, "F");
                 log_->end_data(note, true);
             });
-        EXPECT_FALSE(flush.before);
-        EXPECT_TRUE(flush.after);
     });
     EXPECT_EQ(device_->events, "FF");
 }
@@ -319,17 +308,13 @@ TEST_F(WriteAheadLogTest, WithoutVolatileCacheDataUnderWayIsWaitedFor) {
     run([&](Suspend& suspend) {
         const auto note = begin_small_data(8u << 20, 'a');
         const Sequence first = log_->append(record("first"));
-        const Ended commit = ended(
-            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, first)); },
+        expect_over(
+            suspend, false, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, first)); },
             [&] { log_->end_data(note, true); });
-        EXPECT_FALSE(commit.before);
-        EXPECT_TRUE(commit.after);
         const auto overwrite = begin_small_data(8u << 20, 'b');
-        const Ended flush = ended(
-            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->flush_data(inner)); },
+        expect_over(
+            suspend, false, [&](Suspend& inner) { EXPECT_TRUE(log_->flush_data(inner)); },
             [&] { log_->end_data(overwrite, true); });
-        EXPECT_FALSE(flush.before);
-        EXPECT_TRUE(flush.after);
     });
     EXPECT_EQ(device_->events, "W");
 }
@@ -378,10 +363,9 @@ TEST_F(WriteAheadLogTest, ABatchDoesNotWaitForDataThatTheLogHas) {
     ASSERT_TRUE(commit(log_->append(record("first"))));
     const Sequence second = log_->append(record("second"));
     run([&](Suspend& suspend) {
-        const Ended commit = ended(
-            suspend, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, second)); },
+        expect_over(
+            suspend, true, [&](Suspend& inner) { EXPECT_TRUE(log_->commit(inner, second)); },
             [&] { log_->end_data(note, true); });
-        EXPECT_TRUE(commit.before);
     });
     EXPECT_EQ(device_->events, "UU");
     EXPECT_EQ(replay_data().from, 1u);
