@@ -194,4 +194,25 @@ class TreeTest : public testing::Test {
     }
 };
 
+// Key i of a set that does not change, and one next to it that does.
+inline Key steady_key(std::uint64_t i) { return Key(BlobId{i / 50}, KeyKind::kExtent, i % 50 * 2); }
+inline Key moving_key(std::uint64_t i) {
+    return Key(BlobId{i / 50}, KeyKind::kExtent, i % 50 * 2 + 1);
+}
+inline std::string value_of(KeyView key, std::size_t bytes) {
+    std::string value(key);
+    while (value.size() < bytes) value += value;
+    value.resize(bytes);
+    return value;
+}
+
+// The steady keys below that number, of that many bytes each, and a checkpoint.
+inline void fill(TreeWorld& world, Suspend& suspend, std::uint64_t keys, std::size_t value_bytes) {
+    for (std::uint64_t i = 0; i < keys; ++i) {
+        const Key key = steady_key(i);
+        ASSERT_TRUE(world.put(suspend, key, value_of(key, value_bytes)).has_value());
+    }
+    ASSERT_TRUE(world.checkpoint(suspend).has_value());
+}
+
 }  // namespace blobfs::blobstore
